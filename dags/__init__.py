@@ -1,0 +1,1 @@
+"""What Airflow runs: the trigger, the assets, the DAGs, and the plain steps they call."""

@@ -1,0 +1,1 @@
+"""The plain functions the DAGs call: no Airflow in here."""

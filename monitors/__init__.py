@@ -1,0 +1,1 @@
+"""What the numbers mean: pure functions and values over arrays; no I/O, no clock, no globals."""

@@ -1,0 +1,1 @@
+"""What moves: Kafka, Redis, HTTP, the daemon, the SDK and the command line."""

@@ -1,0 +1,176 @@
+"""The service's configuration: TOML, then environment, typed and validated; a wrong key is an error that names it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from streamer.durations import Duration
+
+DEFAULT_CONFIG = Path("config/driftloop.toml")
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{0,50}$")]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message says which file, key and value, and what is allowed."""
+
+
+class Section(BaseModel):
+    """A table of the configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(BaseModel):
+    """Any property of Kafka's own clients, by Kafka's own name, passed through to every client."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    bootstrap_servers: str = Field("127.0.0.1:9092", alias="bootstrap.servers")
+
+    def properties(self) -> dict[str, str]:
+        """Return the properties by Kafka's dotted names, as text."""
+        extra = {name: str(value) for name, value in (self.__pydantic_extra__ or {}).items()}
+        return {"bootstrap.servers": self.bootstrap_servers, **extra}
+
+
+class RedisSettings(Section):
+    """Where the live view lives and, where it is another server, the label-join store."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    join_url: str | None = None
+
+
+class TopicSettings(Section):
+    """How one topic is made: partitions, and how long or how it is kept."""
+
+    partitions: int | None = Field(None, ge=1)
+    retention: Duration | None = None
+    replicas: int | None = Field(None, ge=1)
+
+
+class WorkerSettings(Section):
+    """The stream worker: who it is, how often it flushes and commits."""
+
+    replica: str = "0"
+    flush_ms: int = Field(500, ge=10)
+    flush_rows: int = Field(50_000, ge=1)
+    commit_ms: int = Field(5_000, ge=10)
+    commit_bytes: int = Field(32_000_000, ge=1_000)
+    view_ms: int = Field(1_000, ge=50)
+    tick_ms: int = Field(5_000, ge=50)
+    web_host: str = "127.0.0.1"
+    web_port: int = Field(6066, ge=0, le=65535)
+    data_dir: Path = Path(".driftloop/worker")
+    max_future_ms: Duration = Duration.parse("1d")
+
+
+class LabelStoreSettings(Section):
+    """The label-join store: its buckets are fixed for a namespace."""
+
+    join_buckets: int = Field(64, ge=1, le=4096)
+    wait_aof: bool = True
+
+
+class DeadLetterSettings(Section):
+    """Whether dead letters keep the bytes that came, or only what was wrong with them."""
+
+    mode: Literal["raw", "redacted"] = "raw"
+
+
+class MlflowSettings(Section):
+    """MLflow's addresses, as MLflow itself takes them."""
+
+    tracking_uri: str = "http://127.0.0.1:5000"
+    registry_uri: str | None = None
+    experiment: str = "driftloop"
+    artifact_root: str | None = None
+
+
+class AirflowSettings(Section):
+    """Where Airflow's pages are, for links."""
+
+    url: str = "http://127.0.0.1:8080"
+
+
+class Settings(BaseSettings):
+    """The whole service's configuration (see config/driftloop.toml).
+
+    A key may be overridden by the environment: DRIFTLOOP_REDIS__URL, and for Kafka's dotted names
+    DRIFTLOOP_KAFKA as JSON.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="DRIFTLOOP_", env_nested_delimiter="__", extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    namespace: Namespace = ""
+    internal_partitions: int = Field(16, ge=1, le=512)
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    topics: dict[str, TopicSettings] = {}
+    worker: WorkerSettings = WorkerSettings()
+    labels: LabelStoreSettings = LabelStoreSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    airflow: AirflowSettings = AirflowSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **sources: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the file named by DRIFTLOOP_CONFIG."""
+        path = config_path()
+        toml = (TomlConfigSettingsSource(settings_cls, path),) if path else ()
+        return (init_settings, sources["env_settings"], *toml)
+
+    def topic(self, name: str) -> str:
+        """Return a topic's full name, namespace included: `topic("predictions")`."""
+        return f"{self.namespace}.{name}.v1" if self.namespace else f"{name}.v1"
+
+
+def config_path() -> Path | None:
+    """Return the configuration file in force: DRIFTLOOP_CONFIG, else config/driftloop.toml, else none."""
+    named = os.environ.get("DRIFTLOOP_CONFIG")
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise ConfigError(f"DRIFTLOOP_CONFIG names {path}, which is not a file; unset it or give a TOML file")
+        return path
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
+
+
+def load_settings() -> Settings:
+    """Read the configuration in force.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the key, the value, and what is allowed.
+    """
+    path = config_path()
+    try:
+        return Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(explain(error, str(path or "environment"))) from error
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """Turn a validation error into a line a fault: the file, the key, what came, what was wanted."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"]) or "(the whole file)"
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where}: {key}: unknown key (value {fault['input']!r}); remove it or check its spelling")
+        elif fault["type"] == "missing":
+            lines.append(f"{where}: {key}: missing; it must be given")
+        else:
+            lines.append(f"{where}: {key}: got {fault['input']!r}: {fault['msg']}")
+    return "\n".join(lines)

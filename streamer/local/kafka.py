@@ -1,0 +1,137 @@
+"""Apache Kafka: one node that is broker and controller, on the loopback address."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import uuid
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from streamer.local.java import find_java, kafka_class_path
+from streamer.local.ports import HOST, is_open
+from streamer.local.processes import Child
+from streamer.local.site import Site, attempts, noticing_taken_ports
+from streamer.settings import KafkaSettings, Settings
+
+_READY_S = 60.0
+_STOP_S = 15.0
+
+# How the broker differs from Kafka's defaults, and why; docker-compose.yaml has the same.
+BROKER_SETTINGS = {
+    # Fixed partition counts and compaction are part of the contract: a topic made by accident has neither.
+    "auto.create.topics.enable": "false",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.num.partitions": "4",
+    # A first join of a group need not wait for more members.
+    "group.initial.rebalance.delay.ms": "0",
+    # Replicas of the worker join with a session of 6 s.
+    "group.min.session.timeout.ms": "1000",
+    # A hung transaction blocks every reader until it is seen to have timed out.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    # After a crash a broker waits out its own old session before it serves.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
+}
+
+
+class Kafka:
+    """The broker of a local stack."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._child: Child | None = None
+        self._port = 0
+
+    @property
+    def children(self) -> list[Child]:
+        """The broker's process."""
+        return [self._child] if self._child else []
+
+    @property
+    def address(self) -> str:
+        """The bootstrap address, host:port."""
+        return f"{HOST}:{self._port}"
+
+    def start(self) -> None:
+        """Format the log directory if it is new, start the broker, and wait until it answers."""
+        for attempt in attempts(self._site, "kafka", "kafka-controller"):
+            with attempt:
+                self._start()
+
+    def _start(self) -> None:
+        data = self._site.directory("kafka")
+        self._port = self._site.ports.get("kafka")
+        properties = data / "server.properties"
+        properties.write_text(self._properties(data / "log"))
+        java = [find_java(), *self._java_options(), "-cp", kafka_class_path()]
+        if not (data / "formatted").is_file():
+            self._format(java, properties)
+        self._child = child = self._site.launcher.spawn(
+            "kafka", [*java, "kafka.Kafka", str(properties)], log=self._site.log("kafka")
+        )
+        with noticing_taken_ports(child):
+            child.wait_until(self._answers, within_s=_READY_S)
+
+    def stop(self) -> None:
+        """Stop the broker, which writes out its logs first."""
+        if self._child:
+            self._child.stop(grace_s=_STOP_S)
+
+    def configure(self, settings: Settings) -> Settings:
+        """Return the settings with this broker's address, beside the client properties they have."""
+        properties = {**settings.kafka.properties(), "bootstrap.servers": self.address}
+        return settings.model_copy(update={"kafka": KafkaSettings.model_validate(properties)})
+
+    def _format(self, java: list[str], properties: Path) -> None:
+        """Give the log directory its cluster id; a format that was cut short is done again."""
+        data = properties.parent
+        shutil.rmtree(data / "log", ignore_errors=True)
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        self._site.launcher.run(
+            "kafka",
+            [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
+            log=self._site.log("kafka"),
+            within_s=_READY_S,
+        )
+        (data / "formatted").write_text(cluster)
+
+    def _properties(self, log: Path) -> str:
+        controller = f"{HOST}:{self._site.ports.get('kafka-controller')}"
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(log),
+            **BROKER_SETTINGS,
+        }
+        return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+    def _java_options(self) -> list[str]:
+        return [
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss",
+        ]
+
+    def _answers(self) -> bool:
+        if not is_open(self._port):
+            return False
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        try:
+            return bool(admin.list_topics(timeout=1).brokers)
+        except KafkaException:
+            return False

@@ -1,0 +1,94 @@
+"""`topics.ensure` against a real broker: what it makes, and what it refuses to live with."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from streamer.settings import Settings, TopicSettings
+from streamer.topics import TOPICS, TopicError, ensure, topic_ids
+
+pytestmark = pytest.mark.integration
+
+
+def admin(settings: Settings) -> AdminClient:
+    return AdminClient({**settings.kafka.properties()})
+
+
+def fresh(settings: Settings, **changes: object) -> Settings:
+    return settings.model_copy(update={"namespace": settings.namespace + "x", **changes})
+
+
+def make(settings: Settings, name: str, partitions: int, config: dict[str, str]) -> None:
+    new = NewTopic(settings.topic(name), num_partitions=partitions, replication_factor=1, config=config)
+    client = admin(settings)
+    for future in client.create_topics([new]).values():
+        future.result()
+    while settings.topic(name) not in client.list_topics(timeout=10).topics:
+        time.sleep(0.05)
+
+
+def test_making_topics_again_changes_nothing(settings: Settings) -> None:
+    reports = ensure(settings)
+    assert [report.name for report in reports] == [settings.topic(name) for name in TOPICS]
+    assert {report.outcome for report in reports} == {"same"}
+
+
+def test_topics_have_the_partitions_and_settings_of_the_table(settings: Settings) -> None:
+    client = admin(settings)
+    metadata = client.list_topics(timeout=10).topics
+    assert len(metadata[settings.topic("predictions")].partitions) == 4
+    assert len(metadata[settings.topic("state")].partitions) == settings.internal_partitions
+    assert len(metadata[settings.topic("models")].partitions) == 1
+    resource = ConfigResource(ResourceType.TOPIC, settings.topic("predictions"))
+    config = next(iter(client.describe_configs([resource]).values())).result()
+    assert config["message.timestamp.type"].value == "LogAppendTime"
+    assert config["retention.ms"].value == str(7 * 86_400_000)
+
+
+def test_only_the_missing_topics_are_made(settings: Settings) -> None:
+    other = fresh(settings)
+    ensure(other, ["models", "labels"])
+    outcomes = {report.name: report.outcome for report in ensure(other, ["models", "predictions"])}
+    assert outcomes == {other.topic("models"): "same", other.topic("predictions"): "made"}
+
+
+def test_another_partition_count_is_an_error_that_says_what_to_do(settings: Settings) -> None:
+    with pytest.raises(TopicError, match=r"predictions\.v1: has 4 partitions, wanted 7; set the configuration to 4"):
+        ensure(settings.model_copy(update={"topics": {"predictions": TopicSettings(partitions=7)}}))
+
+
+def test_another_cleanup_policy_is_an_error(settings: Settings) -> None:
+    other = fresh(settings)
+    make(other, "models", 1, {"cleanup.policy": "delete"})
+    with pytest.raises(TopicError, match=r"models\.v1: has cleanup\.policy delete, wanted compact"):
+        ensure(other)
+
+
+def test_another_retention_is_reported_and_lived_with(settings: Settings) -> None:
+    other = fresh(settings)
+    config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "1000", "max.message.bytes": "8000000"}
+    make(other, "labels", 4, config)
+    (report,) = ensure(other, ["labels"])
+    assert report.outcome == "differs"
+    assert report.differences == {"retention.ms": ("1000", str(7 * 86_400_000))}
+
+
+def test_a_topic_made_anew_has_another_id(settings: Settings) -> None:
+    other = fresh(settings)
+    name = other.topic("labels")
+    ensure(other, ["labels"])
+    before = topic_ids(other, [name])
+    assert topic_ids(other, [name]) == before
+    client = admin(other)
+    for future in client.delete_topics([name], operation_timeout=10).values():
+        future.result()
+    ensure(other, ["labels"])
+    assert topic_ids(other, [name])[name] != before[name]
+
+
+def test_the_id_of_a_missing_topic_is_an_error_that_names_it(settings: Settings) -> None:
+    with pytest.raises(TopicError, match="no-such"):
+        topic_ids(settings, ["no-such"])

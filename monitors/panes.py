@@ -74,10 +74,6 @@ class ModelClock:
 
     def observe(self, source: Source, event_time_ms: int, record_time_ms: int) -> None:
         """Take in the largest event time of a batch from one partition, and its last record's time."""
-        if not self.watermarks:
-            # Nothing before the first event can complete: its panes never were.
-            first = pane_start(event_time_ms, self.pane_ms) - self.pane_ms
-            self.complete.done_ms = self.mature.done_ms = first
         self.watermarks[source] = max(self.watermarks.get(source, 0), event_time_ms)
         self.complete.cross(self._passed(self.watermark_ms), record_time_ms)
         self.mature.cross(self._passed(self.watermark_ms - self.maturity_ms), record_time_ms)

@@ -1,0 +1,267 @@
+"""The worker: a Faust app that hosts both stages as services and keeps the control tables, timers and web pages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import faust
+import msgspec
+import redis
+import structlog
+from confluent_kafka import Producer
+from mode import Service
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from streamer import kafka_clients, telemetry
+from streamer.catalog import Catalog
+from streamer.control import control_table
+from streamer.evaluate import Evaluate
+from streamer.events import Command, encode
+from streamer.ingest import RAW, Ingest
+from streamer.labels import JoinStore
+from streamer.live import LiveWriter
+from streamer.settings import Settings
+from streamer.state import Keys
+from streamer.topics import topic_ids
+from streamer.transaction import TransactionalStep
+
+log = structlog.get_logger(__name__)
+
+Role = Literal["all", "ingest", "evaluate"]
+_SILENT_S = 60.0
+_RECONCILE_S = 15.0
+_STOP_S = 10.0
+
+
+class Worker:
+    """One worker process: which stages it runs, and how they stand."""
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self.settings = settings
+        self.role = role
+        self.catalog = Catalog()
+        self.keys = Keys(settings.namespace)
+        self.redis = redis.Redis.from_url(settings.redis.url, socket_timeout=5, socket_connect_timeout=5)
+        self.live = LiveWriter(self.redis, self.keys, self.catalog)
+        self.stop = threading.Event()
+        self.steps: dict[str, TransactionalStep] = {}
+        self.failure: BaseException | None = None
+        self._ticker: Producer | None = None
+        self._counted = (time.monotonic(), 0.0)
+
+    def build(self) -> None:
+        """Make the stages this role runs: Kafka and the topics must be there by now."""
+        if self.role in ("all", "evaluate"):
+            evaluate = Evaluate(
+                self.settings,
+                self.catalog,
+                consumer_properties=kafka_clients.librdkafka(self.settings.kafka.properties(), scope="consumer"),
+                show=self.live.show,
+            )
+            self.steps["evaluate"] = self._step("evaluate", evaluate, evaluate.topics)
+        if self.role in ("all", "ingest"):
+            ingest = self._ingest()
+            self.steps["ingest"] = self._step("ingest", ingest, ingest.topics)
+
+    def run_stage(self, stage: str) -> None:
+        """Run one stage in this thread until it is told to stop; its failure is the worker's."""
+        try:
+            self.steps[stage].run(self.stop)
+        except BaseException as failure:
+            self.failure = failure
+            log.error("stage_failed", stage=stage, reason=str(failure), kind=type(failure).__name__)
+            raise
+
+    def silent(self) -> list[str]:
+        """Return the stages whose loop has not gone round for too long."""
+        now = time.monotonic()
+        return [stage for stage, step in self.steps.items() if now - step.beat_s > _SILENT_S]
+
+    def tick(self) -> None:
+        """Append the time to every commands partition: deadlines pass without traffic too."""
+        if self._ticker is None:
+            self._ticker = Producer(kafka_clients.producer_config(self.settings))
+        replica = self.settings.worker.replica
+        for partition in range(self.settings.internal_partitions):
+            command = Command(command_id=f"tick-{replica}-{time.time_ns()}-{partition}", kind="tick", actor=replica)
+            self._ticker.produce(self.settings.topic("commands"), encode(command), partition=partition)
+        self._ticker.poll(0)
+
+    def heartbeat(self) -> None:
+        """Tell the live view that this worker is there, and how fast it goes."""
+        now = time.monotonic()
+        total = sum(
+            sample.value
+            for metric in telemetry.EVENTS.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
+        then, before = self._counted
+        self._counted = (now, total)
+        document = {
+            "replica": self.settings.worker.replica,
+            "role": self.role,
+            "pid": os.getpid(),
+            "as_of_ms": int(time.time() * 1000),
+            "events_per_s": round((total - before) / max(now - then, 1e-9), 1),
+            "lag": self.lag(),
+        }
+        self.redis.hset(self.keys.workers(), self.settings.worker.replica, msgspec.json.encode(document))
+
+    def lag(self) -> int:
+        """Return how many records the raw topics hold that this worker has not read."""
+        step = self.steps.get("ingest")
+        return 0 if step is None else step.lag()
+
+    def _step(self, name: str, stage: Any, topics: Iterable[str]) -> TransactionalStep:
+        prefix = self.settings.namespace or "driftloop"
+        properties = self.settings.kafka.properties()
+        return TransactionalStep(
+            stage,
+            topics=list(topics),
+            group=f"{prefix}-{name}",
+            replica=f"{prefix}-{name}-{self.settings.worker.replica}",
+            consumer_properties=kafka_clients.librdkafka(properties, scope="consumer"),
+            producer_properties=kafka_clients.librdkafka(properties, scope="producer"),
+        )
+
+    def _ingest(self) -> Ingest:
+        settings = self.settings
+        store = JoinStore(
+            redis.Redis.from_url(settings.redis.join_url or settings.redis.url, socket_timeout=30),
+            self.keys,
+            buckets=settings.labels.join_buckets,
+            wait_aof=settings.labels.wait_aof,
+        )
+        names = [settings.topic(kind) for kind in RAW]
+        return Ingest(
+            settings,
+            self.catalog,
+            store,
+            replica=settings.worker.replica,
+            topic_ids=topic_ids(settings, RAW),
+            partition_counts=self._partition_counts(names),
+        )
+
+    def _partition_counts(self, names: list[str]) -> dict[str, int]:
+        producer = Producer(kafka_clients.producer_config(self.settings))
+        return {name: len(producer.list_topics(name, 30).topics[name].partitions) for name in names}
+
+
+def build_app(worker: Worker) -> faust.App:
+    """Return the Faust app round a worker: control tables, stages, timers, pages."""
+    settings = worker.settings
+    data_dir = settings.worker.data_dir / f"replica-{settings.worker.replica}"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    prefix = settings.namespace or "driftloop"
+    app = faust.App(
+        f"{prefix}-control-{settings.worker.replica}",
+        **kafka_clients.faust(settings.kafka.properties()),
+        store="memory://",
+        datadir=str(data_dir),
+        web_bind=settings.worker.web_host,
+        web_host=settings.worker.web_host,
+        web_port=settings.worker.web_port,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.5,
+        table_standby_replicas=0,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+    )
+    control_table(app, settings.topic("models"), worker.catalog.put_model)
+    control_table(app, settings.topic("references"), worker.catalog.put_reference)
+    _add_stages(app, worker)
+    _add_timers(app, worker)
+    _add_pages(app, worker)
+    return app
+
+
+def _add_stages(app: faust.App, worker: Worker) -> None:
+    """Host the stages as one service: it starts once the control tables are recovered."""
+
+    class Stages(Service):
+        """The transactional stages, each in a thread of its own."""
+
+        threads: list[threading.Thread]
+
+        async def on_start(self) -> None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, worker.build)
+            self.threads = [
+                threading.Thread(target=self._run, args=(stage,), name=stage, daemon=True) for stage in worker.steps
+            ]
+            for thread in self.threads:
+                thread.start()
+
+        def _run(self, stage: str) -> None:
+            try:
+                worker.run_stage(stage)
+            except BaseException as failure:  # noqa: BLE001 - a thread's failure is the worker's: it crashes
+                asyncio.run_coroutine_threadsafe(app.crash(failure), self.loop)
+
+        async def on_stop(self) -> None:
+            worker.stop.set()
+            deadline = time.monotonic() + _STOP_S
+            for thread in self.threads:
+                while thread.is_alive() and time.monotonic() < deadline:
+                    await asyncio.sleep(0.05)
+
+    app.service(Stages)
+
+
+def _add_timers(app: faust.App, worker: Worker) -> None:
+    @app.timer(interval=worker.settings.worker.tick_ms / 1000)  # type: ignore[untyped-decorator]
+    async def tick() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, worker.tick)
+
+    @app.timer(interval=1.0)  # type: ignore[untyped-decorator]
+    async def heartbeat() -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, worker.heartbeat)
+        except redis.RedisError as error:
+            log.warning("heartbeat_failed", reason=str(error))
+        silent = worker.silent()
+        if silent:
+            log.error("stage_silent", stages=silent)
+            # The thread is stuck and cannot be stopped; only the process can be.
+            os._exit(1)
+
+    @app.timer(interval=_RECONCILE_S)  # type: ignore[untyped-decorator]
+    async def reconcile() -> None:
+        worker.live.reconcile()
+
+
+def _add_pages(app: faust.App, worker: Worker) -> None:
+    @app.page("/health")
+    async def health(web: Any, request: Any) -> Any:
+        ready = bool(worker.steps) and worker.failure is None and not worker.silent()
+        body = {
+            "status": "ok" if ready else "unavailable",
+            "role": worker.role,
+            "stages": {stage: round(time.monotonic() - step.beat_s, 1) for stage, step in worker.steps.items()},
+            "models": [model.name for model in worker.catalog.models()],
+        }
+        return web.json(body, status=200 if ready else 503)
+
+    @app.page("/metrics")
+    async def metrics(web: Any, request: Any) -> Any:
+        return web.bytes(generate_latest(telemetry.REGISTRY), content_type=CONTENT_TYPE_LATEST.split(";")[0])
+
+
+def run(settings: Settings, role: Role = "all") -> int:
+    """Run a worker until SIGTERM or a failure; return the process's exit code."""
+    telemetry.configure_logging()
+    worker = Worker(settings, role)
+    app = build_app(worker)
+    faust_worker = faust.Worker(app, loglevel="WARNING", override_logging=False, redirect_stdouts=False)
+    try:
+        faust_worker.execute_from_commandline()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        return 1 if worker.failure is not None else code
+    return 0

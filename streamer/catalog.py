@@ -1,0 +1,118 @@
+"""What a worker knows of models and references: kept live from the control topics, read by both stages."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+from monitors.profile import ReferenceProfile
+
+from monitors.performance import PerformanceSchema, canonical
+from streamer.models import ModelConfig, parse_model
+from streamer.settings import ConfigError
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's configuration with what is derived from it once."""
+
+    config: ModelConfig
+    schema: PerformanceSchema
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.config.name
+
+    @property
+    def epoch(self) -> int:
+        """The model's epoch: a model deleted and made again is another."""
+        return self.config.model_epoch
+
+
+def describe(config: ModelConfig) -> Model:
+    """Return the model a configuration describes."""
+    positive = None if config.positive is None else canonical(config.positive)
+    return Model(config, PerformanceSchema(config.task, positive))
+
+
+class Catalog:
+    """Models by name and reference profiles by (model, version); written by the control tables' thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._deleted: set[str] = set()
+        self._models: dict[str, Model] = {}
+        self._parts: dict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
+        self._profiles: dict[tuple[str, str], ReferenceProfile] = {}
+
+    def model(self, name: str) -> Model | None:
+        """Return a model, or None when it is not configured."""
+        return self._models.get(name)
+
+    def await_model(self, name: str, timeout_s: float) -> Model | None:
+        """Return a model that another worker knows already and this one is about to; None when it does not come."""
+        with self._lock:
+            self._lock.wait_for(lambda: name in self._models or name in self._deleted, timeout_s)
+        return self._models.get(name)
+
+    def models(self) -> list[Model]:
+        """Return every configured model."""
+        return list(self._models.values())
+
+    def reference(self, model: str, version: str) -> ReferenceProfile | None:
+        """Return a version's reference profile, or None until all its parts are there."""
+        return self._profiles.get((model, version))
+
+    def versions(self, model: str) -> list[str]:
+        """Return the versions of a model that have a reference."""
+        return [version for name, version in list(self._profiles) if name == model]
+
+    def put_model(self, name: str, value: bytes | None) -> None:
+        """Take in one record of `models.v1`; None deletes. A configuration that is not valid is logged and ignored."""
+        if value is None:
+            with self._lock:
+                self._models.pop(name, None)
+                self._deleted.add(name)
+            return
+        try:
+            config = parse_model(_object(value), f"models.v1 key {name}")
+        except ConfigError as error:
+            log.error("model_refused", model=name, reason=str(error))
+            return
+        with self._lock:
+            self._models[name] = describe(config)
+            self._deleted.discard(name)
+            self._lock.notify_all()
+        log.info("model_known", model=name, model_epoch=config.model_epoch)
+
+    def put_reference(self, key: str, value: bytes | None) -> None:
+        """Take in one record of `references.v1`, keyed model/version/part; None deletes the part."""
+        model, version, part = key.split("/", 2)
+        identity = (model, version)
+        with self._lock:
+            if value is None:
+                self._parts[identity].pop(part, None)
+                self._profiles.pop(identity, None)
+                return
+            self._parts[identity][part] = value
+            try:
+                profile = ReferenceProfile.from_parts(self._parts[identity])
+            except (ValueError, KeyError, TypeError) as error:
+                log.error("reference_refused", model=model, version=version, part=part, reason=str(error))
+                return
+            if profile is not None:
+                self._profiles[identity] = profile
+                log.info("reference_known", model=model, version=version, fingerprint=profile.fingerprint)
+
+
+def _object(value: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(value, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"not a JSON object: {error}") from error

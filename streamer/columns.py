@@ -1,0 +1,85 @@
+"""Events to columns to counts: the array operations between a decoded batch and its increments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monitors.profile import ReferenceProfile
+from numpy.typing import NDArray
+
+from monitors.binning import Binning
+from monitors.performance import canonical
+from streamer.events import FeatureLog, Prediction
+
+IntArray = NDArray[np.int64]
+
+SCORE = "@score"
+PREDICTION = "@prediction"
+
+
+def feature_column(rows: Sequence[Prediction | FeatureLog], name: str) -> list[Any]:
+    """Return one feature of every row, None where it is absent."""
+    return [row.features.get(name) for row in rows]
+
+
+def score_column(rows: Sequence[Prediction], positive: str | None) -> list[Any]:
+    """Return the number a model's output is watched by: P(positive), or the prediction itself."""
+    values: list[Any] = []
+    for row in rows:
+        score = row.score
+        if isinstance(score, dict):
+            values.append(score.get(positive or ""))
+        else:
+            values.append(row.prediction if score is None else score)
+    return values
+
+
+def assign_cells(binning: Binning, values: Sequence[Any]) -> NDArray[np.int32]:
+    """Return the cell each value falls into; a value of another kind than the feature's is unseen."""
+    if binning.kind == "categorical":
+        texts = np.empty(len(values), dtype=object)
+        texts[:] = [value if value is None or type(value) is str else canonical(value) for value in values]
+        return binning.assign(texts)
+    try:
+        return binning.assign(np.array(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        return _assign_mixed(binning, values)
+
+
+def _assign_mixed(binning: Binning, values: Sequence[Any]) -> NDArray[np.int32]:
+    """Assign a numeric column some of whose values are text: those are unseen."""
+    odd = np.array([isinstance(value, str) for value in values])
+    numbers = np.array([np.nan if isinstance(value, str) else value for value in values], dtype=np.float64)
+    cells = binning.assign(numbers)
+    cells[odd] = binning.unseen
+    return cells
+
+
+def count_panes(cells: NDArray[np.int32], panes: IntArray, n_panes: int, size: int) -> IntArray:
+    """Count cells by pane in one pass.
+
+    Parameters
+    ----------
+    cells, panes : (rows,) the cell and the pane index of each row.
+
+    Returns
+    -------
+    (n_panes, size) counts.
+    """
+    keys = panes * size + cells
+    return np.bincount(keys, minlength=n_panes * size).reshape(n_panes, size).astype(np.int64)
+
+
+def count_features(
+    profile: ReferenceProfile, columns: Mapping[str, Sequence[Any]], panes: IntArray, n_panes: int
+) -> dict[str, IntArray]:
+    """Count each column the profile knows, by pane: feature → (n_panes, size) counts."""
+    counted: dict[str, IntArray] = {}
+    for name, values in columns.items():
+        feature = profile.features.get(name)
+        if feature is not None:
+            cells = assign_cells(feature.binning, values)
+            counted[name] = count_panes(cells, panes, n_panes, feature.binning.size)
+    return counted

@@ -1,0 +1,239 @@
+"""The second stage: increments and commands in, panes, looks, decisions and their effects out; one author a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+
+import msgspec
+import structlog
+
+from monitors import lifecycle
+from streamer import effects, telemetry
+from streamer.author import Author
+from streamer.catalog import Catalog, Model
+from streamer.events import Command, Increment, ModelMark, Partial, SourceProgress
+from streamer.model_record import Watched
+from streamer.pane_store import PaneKey
+from streamer.settings import Settings
+from streamer.shard import Shard, restore_shard
+from streamer.state_log import ShardPosition, read_partition
+from streamer.transaction import Batch, Partition, Record, Standing, StepFailed, resume
+
+log = structlog.get_logger(__name__)
+
+_PARTIAL = msgspec.msgpack.Decoder(Partial)
+_CATALOG_S = 5.0
+_COMMAND = msgspec.json.Decoder(Command)
+
+
+class Evaluate:
+    """The evaluate stage of one worker (see `streamer.transaction.Stage`).
+
+    Everything a decision rests on, time included, comes from the two input topics.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        *,
+        consumer_properties: dict[str, str],
+        show: Callable[[Iterable[Shard]], None],
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._properties = consumer_properties
+        self._show = show
+        self._partials = settings.topic("partials")
+        self._commands = settings.topic("commands")
+        self._state = settings.topic("state")
+        self._shards: dict[int, Shard] = {}
+        self._author = Author(settings, catalog)
+        self._committed_at = time.monotonic()
+        self._shown_at = 0.0
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics this stage reads: both have the same partitions, and a replica owns the same of each."""
+        return [self._partials, self._commands]
+
+    def restore(self, standing: dict[Partition, Standing]) -> dict[Partition, int]:
+        """Read the state of every owned partition back; it must name the offsets that are committed."""
+        self._author.effects.clear()
+        self._shards = {}
+        starts: dict[Partition, int] = {}
+        for index in sorted({partition.number for partition in standing}):
+            stored = read_partition(self._properties, self._state, index)
+            shard = self._shards[index] = restore_shard(index, stored, self._catalog)
+            for topic in self.topics:
+                partition = Partition(topic, index)
+                if partition not in standing:
+                    raise StepFailed(
+                        f"{topic}[{index}] is not assigned with its sibling; both must have the same count"
+                    )
+                starts[partition] = resume(partition, self._agreed(shard, partition, standing), standing[partition].low)
+        log.info("restored", partitions=len(self._shards), models=sum(len(s.models) for s in self._shards.values()))
+        return starts
+
+    def fold(self, batch: Batch) -> None:
+        """Apply increments or answer commands, in the order of the log."""
+        shard = self._shards[batch.partition.number]
+        for value, record_ms in zip(batch.values, batch.record_times_ms, strict=True):
+            shard.position.now_ms = max(shard.position.now_ms, record_ms)
+            if batch.partition.topic == self._partials:
+                self._apply(shard, _PARTIAL.decode(value))
+            else:
+                self._answer(shard, value)
+        if batch.partition.topic == self._commands and batch.at_end:
+            shard.commands_read = True
+            self._author.expire(shard, min(shard.position.now_ms, batch.read_up_to_ms))
+
+    def due(self) -> bool:
+        """Commit at once for an effect, else every `commit_ms`."""
+        waited_ms = (time.monotonic() - self._committed_at) * 1000
+        return bool(self._author.effects) or waited_ms >= self._settings.worker.commit_ms
+
+    def prepare(self) -> None:
+        """Nothing outside Kafka is relied on."""
+
+    def results(self, positions: dict[Partition, int]) -> Iterator[Record]:
+        """Effects, each changed pane once, each changed model's record, and the position they stand at."""
+        yield from self._author.effects
+        for shard in self._shards.values():
+            for topic in self.topics:
+                shard.position.applied[topic] = positions[Partition(topic, shard.index)]
+            yield from shard.changes(self._state)
+
+    def committed(self) -> None:
+        """Forget what has been published."""
+        self._author.effects.clear()
+        self._committed_at = time.monotonic()
+        for shard in self._shards.values():
+            shard.settle()
+
+    def idle(self) -> None:
+        """Show the live view every `view_ms`; it may be a flush ahead of what is committed."""
+        if (time.monotonic() - self._shown_at) * 1000 >= self._settings.worker.view_ms:
+            self._shown_at = time.monotonic()
+            self._show(self._shards.values())
+
+    def _apply(self, shard: Shard, flush: Partial) -> None:
+        """Take in one flush of one ingest: counts first, then time, then what time has completed."""
+        position = shard.position
+        position.counts.update(flush.partition_counts)
+        for increment in flush.increments:
+            self._guarded(shard, increment.model, partial(self._add, increment), even_if_faulted=True)
+        for progress in flush.progress:
+            _note_progress(position, progress)
+        for mark in flush.marks:
+            self._guarded(shard, mark.model, partial(_observe, mark), even_if_faulted=True)
+        for name, tallies in flush.tallies.items():
+            self._guarded(shard, name, partial(_tally_all, tallies), even_if_faulted=True)
+        for name in list(shard.models):
+            self._guarded(shard, name, partial(self._author.advance, shard))
+
+    def _add(self, increment: Increment, model: Model, watched: Watched) -> None:
+        if increment.model_epoch != watched.record.model_epoch:
+            return
+        floor_ms = watched.record.clock.watermark_ms - int(model.config.time.retention)
+        if increment.pane_start_ms < floor_ms:
+            _tally(watched, "too_late", increment.events)
+            telemetry.TOO_LATE.labels(model.name).inc(increment.events)
+            return
+        late = watched.record.clock.is_late(increment.pane_start_ms) and increment.origin == "live"
+        if late and increment.source != "labels":
+            _tally(watched, "late", increment.events)
+            telemetry.LATE.labels(model.name).inc(increment.events)
+        key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
+        watched.pane(key).add(increment, late=late, dtype=model.schema.dtype)
+
+    def _answer(self, shard: Shard, raw: bytes) -> None:
+        """Answer one command; only evaluate changes a model's state, and every answer is in the ledger."""
+        try:
+            command = _COMMAND.decode(raw)
+        except msgspec.DecodeError as error:
+            log.error("command_refused", reason=str(error))
+            return
+        if command.kind == "tick":
+            return
+        model = self._catalog.model(command.model) or self._catalog.await_model(command.model, _CATALOG_S)
+        if model is None or model.epoch != (command.model_epoch or model.epoch):
+            reason = "unknown model" if model is None else f"model_epoch is {model.epoch}"
+            self._author.effects.append(
+                effects.refusal(self._settings, shard.index, command, reason, shard.position.now_ms)
+            )
+            return
+        self._guarded(shard, command.model, partial(self._author.answer, shard, command), even_if_faulted=True)
+
+    def _guarded(
+        self,
+        shard: Shard,
+        name: str,
+        act: Callable[[Model, Watched], None],
+        *,
+        even_if_faulted: bool = False,
+    ) -> None:
+        """Do something to a model; an error there marks that model, and does not follow its partition around.
+
+        A faulted model is counted on; its looks stop.
+        """
+        # Counts of a model this worker has not heard of yet: its configuration is on its way.
+        model = self._catalog.model(name) or self._catalog.await_model(name, _CATALOG_S)
+        if model is None:
+            return
+        watched = shard.watched(model)
+        if watched.record.life.faulted is not None and not even_if_faulted:
+            return
+        try:
+            act(model, watched)
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            log.exception("model_faulted", model=name, reason=str(error))
+            telemetry.FAULTED_MODELS.inc()
+            reason = f"{type(error).__name__}: {error}"
+            watched.record.life, transitions = lifecycle.fault(watched.record.life, reason=reason)
+            self._author.note(shard, watched, transitions)
+
+    def _agreed(self, shard: Shard, partition: Partition, standing: Mapping[Partition, Standing]) -> int | None:
+        """Return the offset that group and state agree on; the state's alone where the group's has expired."""
+        committed = standing[partition].committed
+        applied = shard.position.applied.get(partition.topic)
+        if committed is not None and applied is not None and committed != applied:
+            raise StepFailed(
+                f"{partition.topic}[{partition.number}]: the group has committed {committed}, the state stands at "
+                f"{applied}; another program has moved one of them. Move the group's offset back to {applied}"
+            )
+        if committed is not None and applied is None and committed > standing[partition].low:
+            raise StepFailed(
+                f"{partition.topic}[{partition.number}]: the group has committed {committed}, but the state topic "
+                "is empty; it was deleted or made anew. Reset the group to the beginning to count again"
+            )
+        return applied if committed is None else committed
+
+
+def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:
+    source = (progress.topic, progress.partition)
+    held = position.progress.get(source)
+    if held is not None and held[0] == progress.topic_id and progress.start != held[1]:
+        what = "overlap" if progress.start < held[1] else "lost_range"
+        log.error(what, topic=progress.topic, partition=progress.partition, start=held[1], end=progress.start)
+        telemetry.LOST_RANGE.labels(progress.topic).inc(abs(progress.start - held[1]))
+    read_up_to = max(progress.read_up_to_ms, held[2] if held else 0)
+    position.progress[source] = (progress.topic_id, progress.end, read_up_to)
+
+
+def _observe(mark: ModelMark, model: Model, watched: Watched) -> None:
+    watched.record.clock.observe((mark.topic, mark.partition), mark.event_time_ms, mark.record_time_ms)
+    watched.changed = True
+
+
+def _tally_all(tallies: Mapping[str, int], model: Model, watched: Watched) -> None:
+    for what, count in tallies.items():
+        _tally(watched, what, count)
+
+
+def _tally(watched: Watched, what: str, count: int) -> None:
+    tallies = watched.record.tallies
+    tallies[what] = tallies.get(what, 0) + count
+    watched.changed = True

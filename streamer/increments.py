@@ -1,0 +1,76 @@
+"""What a flush has gathered so far: counts by model, version, origin and pane, ready to be sent as increments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitors.canary import merge_rows
+from monitors.sketch import encode_pairs
+from streamer.events import Increment, Origin, PaneOffsets
+
+
+class Slot(NamedTuple):
+    """What an increment adds to: one pane of one version, as one source sees it."""
+
+    model: str
+    model_epoch: int
+    version: str
+    origin: Origin
+    source: Any
+    pane_start_ms: int
+    pane_ms: int
+    fingerprint: str
+
+
+@dataclass
+class Gathering:
+    """The counts of one slot since the last flush."""
+
+    events: int = 0
+    sampled: int = 0
+    errors: int = 0
+    labelled: int = 0
+    cells: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    performance: dict[str, NDArray[Any]] = field(default_factory=dict)
+    exposures: dict[str, NDArray[Any]] = field(default_factory=dict)
+    outcomes: dict[str, NDArray[Any]] = field(default_factory=dict)
+    offsets: dict[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
+
+    def add_cells(self, feature: str, counts: NDArray[np.int64]) -> None:
+        """Add a feature's counts."""
+        held = self.cells.get(feature)
+        self.cells[feature] = counts if held is None else held + counts
+
+    def add_performance(self, slice_key: str, vector: NDArray[Any]) -> None:
+        """Add a slice's performance vector."""
+        held = self.performance.get(slice_key)
+        self.performance[slice_key] = vector if held is None else held + vector
+
+    def add_rows(self, kind: str, rollout_id: str, rows: NDArray[Any]) -> None:
+        """Add a rollout's bucket rows; `kind` is exposures or outcomes."""
+        held: dict[str, NDArray[Any]] = getattr(self, kind)
+        held[rollout_id] = merge_rows(held[rollout_id], rows) if rollout_id in held else rows
+
+    def add_offsets(self, source: tuple[str, str, int], first: int, last: int) -> None:
+        """Widen the range of offsets that one source partition put into this slot."""
+        low, high = self.offsets.get(source, (first, last))
+        self.offsets[source] = (min(low, first), max(high, last))
+
+    def increment(self, slot: Slot) -> Increment:
+        """Return the wire form."""
+        return Increment(
+            **slot._asdict(),
+            events=self.events,
+            sampled=self.sampled,
+            errors=self.errors,
+            labelled=self.labelled,
+            cells={name: encode_pairs(counts) for name, counts in self.cells.items()},
+            performance={key: vector.tobytes() for key, vector in self.performance.items()},
+            exposures={rollout: rows.tobytes() for rollout, rows in self.exposures.items()},
+            outcomes={rollout: rows.tobytes() for rollout, rows in self.outcomes.items()},
+            offsets=[PaneOffsets(*source, first, last) for source, (first, last) in self.offsets.items()],
+        )

@@ -1,0 +1,114 @@
+"""One partition of the models: what evaluate holds of it, what of that has changed, and reading it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from streamer.catalog import Catalog, Model
+from streamer.model_record import ModelRecord, Watched, clock_of, decode_record, encode_record
+from streamer.pane_store import Pane, decode_part, encode_pane
+from streamer.state_log import (
+    POSITION,
+    ShardPosition,
+    decode_position,
+    encode_position,
+    model_key,
+    pane_key,
+    parse_pane_key,
+)
+from streamer.transaction import Record
+
+
+@dataclass
+class Shard:
+    """One partition of the models: its position and everything evaluate holds of its models.
+
+    `stored_parts` counts the records each stored pane takes, by the key of its first.
+    """
+
+    index: int
+    position: ShardPosition = field(default_factory=ShardPosition)
+    models: dict[str, Watched] = field(default_factory=dict)
+    stored_parts: dict[str, int] = field(default_factory=dict)
+    commands_read: bool = False
+    buried: list[tuple[str, Watched]] = field(default_factory=list)
+
+    def watched(self, model: Model) -> Watched:
+        """Return a model in memory; a new one, or one of a newer epoch, begins empty."""
+        held = self.models.get(model.name)
+        if held is not None and held.record.model_epoch >= model.epoch:
+            return held
+        if held is not None:
+            held.forget(list(held.panes))
+            self.buried.append((model.name, held))
+        fresh = self.models[model.name] = Watched(ModelRecord.new(model.config))
+        return fresh
+
+    def changes(self, topic: str) -> Iterator[Record]:
+        """Give each changed pane once, each changed model's record, and the position they stand at."""
+        for name, watched in [*self.buried, *self.models.items()]:
+            yield from self._model_changes(topic, name, watched)
+        yield self._stored(topic, POSITION, encode_position(self.position))
+
+    def settle(self) -> None:
+        """Be told that the changes are committed."""
+        self.buried.clear()
+        for watched in self.models.values():
+            watched.dirty.clear()
+            watched.gone.clear()
+            watched.changed = False
+
+    def _model_changes(self, topic: str, name: str, watched: Watched) -> Iterator[Record]:
+        if not (watched.changed or watched.dirty or watched.gone):
+            return
+        epoch = watched.record.model_epoch
+        for key in watched.gone:
+            for part in range(self.stored_parts.pop(pane_key(name, epoch, key, 0), 1)):
+                yield self._stored(topic, pane_key(name, epoch, key, part), None)
+        for key in watched.dirty:
+            parts = encode_pane(watched.panes[key])
+            self.stored_parts[pane_key(name, epoch, key, 0)] = len(parts)
+            for part, raw in enumerate(parts):
+                yield self._stored(topic, pane_key(name, epoch, key, part), raw)
+        yield self._stored(topic, model_key(name), encode_record(watched.record))
+
+    def _stored(self, topic: str, key: str, value: bytes | None) -> Record:
+        return Record(topic, value, key=key.encode(), partition=self.index)
+
+
+def restore_shard(index: int, stored: dict[str, bytes], catalog: Catalog) -> Shard:
+    """Build a shard from the newest value of each of its keys in the state topic."""
+    shard = Shard(index)
+    if POSITION in stored:
+        shard.position = decode_position(stored[POSITION])
+    for key, raw in stored.items():
+        if key.startswith("model|"):
+            record = decode_record(raw)
+            model = catalog.model(record.name)
+            if model is not None:
+                # The lengths of time are the configuration's, which may have changed meanwhile.
+                clock = clock_of(model.config)
+                clock.watermarks, clock.complete, clock.mature = (
+                    record.clock.watermarks,
+                    record.clock.complete,
+                    record.clock.mature,
+                )
+                record.clock = clock
+            shard.models[record.name] = Watched(record, changed=False)
+    for key, raw in stored.items():
+        if key.startswith("pane|"):
+            _restore_pane(shard, key, raw, catalog)
+    return shard
+
+
+def _restore_pane(shard: Shard, stored_key: str, raw: bytes, catalog: Catalog) -> None:
+    name, epoch, key, part = parse_pane_key(stored_key)
+    watched = shard.models.get(name)
+    model = catalog.model(name)
+    if watched is None or watched.record.model_epoch != epoch:
+        return
+    dtype = "<i8" if model is None else model.schema.dtype
+    decode_part(watched.panes.setdefault(key, Pane()), part, raw, dtype)
+    first = pane_key(name, epoch, key, 0)
+    shard.stored_parts[first] = max(shard.stored_parts.get(first, 0), part + 1)

@@ -1,0 +1,345 @@
+"""What a serving system imports: choose a version, log predictions, features and labels, and never wait for it."""
+
+from __future__ import annotations
+
+import os
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import uuid_utils
+
+from streamer.arguments import checked_features, checked_label, checked_prediction, identifier, name
+from streamer.batches import LabelColumns, PredictionColumns
+from streamer.events import FeatureLog, Label, Origin, Prediction
+from streamer.kafka_clients import kafka_python
+from streamer.outbox import CloseReport, Entry, JavaPartitioner, Outbox, Stats
+from streamer.routing import UNKNOWN_VERSION, Choice, SplitReader
+
+__all__ = ["Choice", "Client", "CloseReport", "Label", "LabelColumns", "Prediction", "PredictionColumns", "Stats"]
+
+DEFAULT_SERVERS = "127.0.0.1:9092"
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+
+# Measured with events of 340 bytes: larger batches than this save nothing more, and a linger of 50 ms
+# fills them from a few thousand events a second on. Every property may be given by its Kafka name.
+_DEFAULTS: Mapping[str, Any] = {
+    "client_id": "driftloop-sdk",
+    "compression_type": "lz4",
+    "linger_ms": 50,
+    "batch_size": 131_072,
+    "max_request_size": 4_000_000,
+    # These two bound how long the sending thread can be held up, and with it `close`.
+    "max_block_ms": 2_000,
+    "bootstrap_timeout_ms": 2_000,
+    # A topic made by accident would have the wrong partitions and retention.
+    "allow_auto_create_topics": False,
+    "metrics_enabled": False,
+    "partitioner": JavaPartitioner(),
+}
+
+
+class Client:
+    """Logs what a model sees, says and was right about; says which version serves whom.
+
+    Nothing here waits for Kafka or raises because of it: events go to a bounded queue, a thread sends
+    them, and what does not fit is dropped and counted. Only a wrong argument raises, naming itself.
+
+    Parameters
+    ----------
+    bootstrap_servers : Kafka's addresses, "host:port,host:port".
+    redis_url : where the split is read from; None for a client that never calls `choose`.
+    namespace : driftloop's, "" by default.
+    kafka : Kafka's client properties by their dotted names, e.g. {"security.protocol": "SASL_SSL"}.
+    queue_size : how many events may wait or be on their way before more are dropped.
+    on_drop : called in the background with the number of events newly dropped.
+
+    Raises
+    ------
+    streamer.kafka_clients.KafkaPropertyError
+        When a Kafka property is not known or not valid.
+
+    Notes
+    -----
+    Safe to share between threads. It may be made before a fork: a child starts with an empty queue
+    and its own connections, and the parent's events stay the parent's.
+
+    Examples
+    --------
+    >>> with Client.from_environment() as client:
+    ...     choice = client.choose("flight_delay", "N14228")
+    ...     prediction_id = client.log_prediction(
+    ...         model="flight_delay", features={"distance": 1400}, prediction=True, choice=choice
+    ...     )
+    ...     client.log_label(prediction_id, model="flight_delay", label=False)
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str = DEFAULT_SERVERS,
+        *,
+        redis_url: str | None = DEFAULT_REDIS,
+        namespace: str = "",
+        kafka: Mapping[str, object] | None = None,
+        queue_size: int = 100_000,
+        on_drop: Callable[[int], None] | None = None,
+    ) -> None:
+        if queue_size < 1:
+            raise ValueError(f"queue_size: got {queue_size}, wanted at least 1")
+        properties = {"bootstrap.servers": bootstrap_servers, **(kafka or {})}
+        options = {**_DEFAULTS, **kafka_python(properties, scope="producer")}
+        self._outbox = Outbox(options, size=queue_size, on_drop=on_drop)
+        self._splits = SplitReader(redis_url, namespace) if redis_url is not None else None
+        prefix = f"{namespace}." if namespace else ""
+        self._predictions, self._features, self._labels = (
+            f"{prefix}{topic}.v1" for topic in ("predictions", "features", "labels")
+        )
+
+    @classmethod
+    def from_environment(cls, *, queue_size: int = 100_000, on_drop: Callable[[int], None] | None = None) -> Self:
+        """Make a client from what the service itself is configured by.
+
+        The file that DRIFTLOOP_CONFIG names, if any (its `namespace`, `[kafka]` and `[redis]`), then
+        DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA (JSON) and DRIFTLOOP_REDIS__URL.
+
+        Raises
+        ------
+        ValueError
+            When one of them cannot be read; the message names it.
+        """
+        document = _configuration()
+        kafka = {**document.get("kafka", {}), **_kafka_from_environment()}
+        return cls(
+            str(kafka.pop("bootstrap.servers", DEFAULT_SERVERS)),
+            redis_url=os.environ.get("DRIFTLOOP_REDIS__URL", document.get("redis", {}).get("url", DEFAULT_REDIS)),
+            namespace=os.environ.get("DRIFTLOOP_NAMESPACE", document.get("namespace", "")),
+            kafka=kafka,
+            queue_size=queue_size,
+            on_drop=on_drop,
+        )
+
+    def choose(self, model: str, entity_id: object) -> Choice:
+        """Return which version of a model serves an entity.
+
+        The answer comes from memory, except the first about a model, which reads Redis with a time-out
+        of half a second a step. With Redis away the last split known stays in force; for a model nobody has
+        deployed the version is "_".
+
+        Parameters
+        ----------
+        model : the model's name.
+        entity_id : who or what is served; the same entity stays on the same version during a rollout.
+        """
+        if self._splits is None:
+            raise ValueError("redis_url: got None; give the client a redis_url to choose versions")
+        return self._splits.choose(name(model, "model"), identifier(entity_id, "entity_id"))
+
+    def log_prediction(
+        self,
+        *,
+        model: str,
+        features: Mapping[str, Any],
+        prediction: Any,
+        score: Any = None,
+        version: str | None = None,
+        entity_id: object = None,
+        prediction_id: object = None,
+        ts_ms: int | None = None,
+        latency_ms: float | None = None,
+        error: str | None = None,
+        origin: Origin = "live",
+        choice: Choice | None = None,
+    ) -> str:
+        """Log one answer of a model; return its id, by which its label finds it.
+
+        Parameters
+        ----------
+        model : the model's name.
+        features : feature → number, text, boolean or None; numpy scalars are taken, NaN becomes null.
+        prediction : what the model said; None with an `error`.
+        score : P(positive), the regression's value, or {class: probability}.
+        version : which version said it; comes from `choice` where one is given, else "_".
+        entity_id : who or what it was about.
+        prediction_id : a UUIDv7 where not given.
+        ts_ms : event time, epoch milliseconds UTC; now where not given.
+        latency_ms : how long the model took.
+        error : why there is no prediction.
+        origin : live, shadow or backfill; only live ones are looked at.
+        choice : what `choose` said, so that a rollout counts it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When an argument is wrong; the message names it.
+        """
+        if choice is not None and version is not None and version != choice.version:
+            raise ValueError(f"version: got {version!r}, but choice says {choice.version!r}; give one of them")
+        event = checked_prediction(
+            Prediction(
+                prediction_id=str(uuid_utils.uuid7()) if prediction_id is None else str(prediction_id),
+                model=model,
+                ts=_now_ms() if ts_ms is None else ts_ms,
+                version=choice.version if choice is not None else UNKNOWN_VERSION if version is None else version,
+                features=features,  # type: ignore[arg-type]  # a mapping becomes a dict when it is checked
+                prediction=prediction,
+                score=score,
+                entity_id=entity_id,  # type: ignore[arg-type]
+                origin=origin,
+                rollout_id=None if choice is None else choice.rollout_id,
+                bucket=None if choice is None else choice.bucket,
+                latency_ms=latency_ms,
+                error=error,
+            )
+        )
+        self._outbox.put((Entry(self._predictions, event.prediction_id, event),))
+        return event.prediction_id
+
+    def log_features(
+        self,
+        *,
+        model: str,
+        features: Mapping[str, Any],
+        entity_id: object = None,
+        prediction_id: object = None,
+        version: str | None = None,
+        ts_ms: int | None = None,
+    ) -> None:
+        """Log features apart from a prediction, as a feature job computes them; arguments as for `log_prediction`."""
+        event = checked_features(
+            FeatureLog(
+                model=model,
+                ts=_now_ms() if ts_ms is None else ts_ms,
+                features=features,  # type: ignore[arg-type]
+                version=UNKNOWN_VERSION if version is None else version,
+                prediction_id=None if prediction_id is None else str(prediction_id),
+                entity_id=entity_id,  # type: ignore[arg-type]
+            )
+        )
+        self._outbox.put((Entry(self._features, event.entity_id or event.prediction_id, event),))
+
+    def log_label(
+        self,
+        prediction_id: object,
+        *,
+        model: str,
+        label: Any = None,
+        ts_ms: int | None = None,
+        value: float | None = None,
+        revision: int = 0,
+        deleted: bool = False,
+        version: str | None = None,
+        prediction: Any = None,
+        score: Any = None,
+        prediction_ts_ms: int | None = None,
+        previous: Any = None,
+    ) -> None:
+        """Log what turned out to be true of a prediction, before or after the prediction itself arrives.
+
+        Parameters
+        ----------
+        prediction_id : which prediction.
+        model : the model's name.
+        label : the truth, in the terms of the prediction.
+        ts_ms : when it became known, epoch milliseconds UTC; now where not given.
+        value : what it was worth, for the business guardrail.
+        revision : a larger one corrects a smaller one.
+        deleted : takes the label back.
+        version, prediction, score, prediction_ts_ms, previous : the prediction's own, for models whose
+            labels are counted without a join; `previous` is the label that this one corrects.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When an argument is wrong; the message names it.
+        """
+        event = checked_label(
+            Label(
+                prediction_id=prediction_id,  # type: ignore[arg-type]
+                model=model,
+                ts=_now_ms() if ts_ms is None else ts_ms,
+                label=label,
+                value=value,
+                revision=revision,
+                deleted=deleted,
+                version=version,
+                prediction=prediction,
+                score=score,
+                prediction_ts=prediction_ts_ms,
+                previous=previous,
+            )
+        )
+        self._outbox.put((Entry(self._labels, event.prediction_id, event),))
+
+    def log_predictions(self, predictions: Iterable[Prediction] | PredictionColumns) -> list[str]:
+        """Log many predictions, as events or as columns; return their ids, in order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When a row is wrong: nothing is logged, and the message names the row and the field.
+        """
+        if isinstance(predictions, PredictionColumns):
+            events = predictions.events()
+        else:
+            events = [checked_prediction(event, f"row {row}: ") for row, event in enumerate(predictions)]
+        self._outbox.put([Entry(self._predictions, event.prediction_id, event) for event in events])
+        return [event.prediction_id for event in events]
+
+    def log_labels(self, labels: Iterable[Label] | LabelColumns) -> None:
+        """Log many labels, as events or as columns; errors as for `log_predictions`."""
+        if isinstance(labels, LabelColumns):
+            events = labels.events()
+        else:
+            events = [checked_label(event, f"row {row}: ") for row, event in enumerate(labels)]
+        self._outbox.put([Entry(self._labels, event.prediction_id, event) for event in events])
+
+    def stats(self) -> Stats:
+        """Return how many events wait, are on their way, and became what."""
+        return self._outbox.stats()
+
+    def flush(self, timeout_s: float = 10.0) -> int:
+        """Wait until Kafka has every event, or for `timeout_s`; return how many it does not have yet."""
+        return self._outbox.flush(timeout_s)
+
+    def close(self, timeout_s: float = 10.0) -> CloseReport:
+        """Send what is queued within `timeout_s`, stop, and report what was not sent; safe to repeat."""
+        report = self._outbox.close(timeout_s)
+        if self._splits is not None:
+            self._splits.close()
+        return report
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _configuration() -> dict[str, Any]:
+    """Read the file that DRIFTLOOP_CONFIG names, as `streamer.settings` does, without what only a worker has."""
+    named = os.environ.get("DRIFTLOOP_CONFIG")
+    if not named:
+        return {}
+    try:
+        return tomllib.loads(Path(named).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"DRIFTLOOP_CONFIG: got {named!r}, wanted a TOML file: {error}") from error
+
+
+def _kafka_from_environment() -> dict[str, object]:
+    text = os.environ.get("DRIFTLOOP_KAFKA", "{}")
+    try:
+        return msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.MsgspecError as error:
+        # The value is not repeated: it may hold a password.
+        raise ValueError(f"DRIFTLOOP_KAFKA: wanted a JSON object of Kafka's properties: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -144,7 +145,7 @@ class Worker:
             self.catalog,
             store,
             replica=settings.worker.replica,
-            topic_ids=topic_ids(settings, RAW),
+            topic_ids=topic_ids(settings, names),
             partition_counts=self._partition_counts(names),
         )
 
@@ -256,6 +257,8 @@ def _add_pages(app: faust.App, worker: Worker) -> None:
 def run(settings: Settings, role: Role = "all") -> int:
     """Run a worker until SIGTERM or a failure; return the process's exit code."""
     telemetry.configure_logging()
+    for chatty in ("faust", "mode", "aiokafka", "streamer.control"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     worker = Worker(settings, role)
     app = build_app(worker)
     faust_worker = faust.Worker(app, loglevel="WARNING", override_logging=False, redirect_stdouts=False)

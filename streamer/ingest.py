@@ -12,7 +12,7 @@ import structlog
 
 from streamer import deadletters, telemetry
 from streamer.catalog import Catalog, Model
-from streamer.decode import decode, explain_invalid
+from streamer.decode import decode, explain_future, explain_invalid
 from streamer.events import Label, ModelMark, Partial, SourceProgress
 from streamer.fold import Folder, Located
 from streamer.increments import Gathering, Slot
@@ -169,7 +169,7 @@ class Ingest:
                 self._bury(batch, row, *explain_invalid(value, kind))
                 continue
             record_ms = batch.record_times_ms[row]
-            fault = self._refusal(event) or self._too_far_ahead(event, record_ms)
+            fault = self._refusal(event) or explain_future(event.ts, record_ms, self._settings.worker.max_future_ms)
             if fault is not None:
                 self._bury(batch, row, *fault)
                 continue
@@ -183,12 +183,6 @@ class Ingest:
         if model is None:
             return f"model: got {event.model!r}, which is not configured; driftloop models apply its file", "model"
         return unusable(model, event)
-
-    def _too_far_ahead(self, event: Any, record_ms: int) -> tuple[str, str] | None:
-        limit = record_ms + self._settings.worker.max_future_ms
-        if event.ts <= limit:
-            return None
-        return f"ts: got {event.ts}, wanted at most {limit} (its record's time plus worker.max_future_ms)", "ts"
 
     def _bury(self, batch: Batch, row: int, reason: str, field: str) -> None:
         topic, number = batch.partition

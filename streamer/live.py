@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import redis
 import structlog
-from monitors.drift import FeatureDrift as Drift
-from monitors.profile import ReferenceProfile
 
 from monitors import lifecycle
+from monitors.drift import FeatureDrift as Drift
+from monitors.profile import ReferenceProfile
 from streamer import documents, effects, looks, telemetry
 from streamer.catalog import Catalog, Model
 from streamer.model_record import Watched

@@ -27,7 +27,7 @@ TRANSACTION_SECONDS = Histogram(
 )
 LAG = Gauge("driftloop_lag", "Records appended and not yet read", ["topic", "partition"], registry=REGISTRY)
 VIEW_WRITES = Counter("driftloop_view_writes", "Documents offered to the live view", ["outcome"], registry=REGISTRY)
-PARKED_LABELS = Gauge("driftloop_parked_labels", "Labels waiting for their prediction", ["model"], registry=REGISTRY)
+PARKED_LABELS = Counter("driftloop_parked_labels", "Labels that came before their prediction", registry=REGISTRY)
 FAULTED_MODELS = Gauge("driftloop_faulted_models", "Models whose looks are stopped by a fault", registry=REGISTRY)
 LOST_RANGE = Counter("driftloop_lost_range", "Offsets lost before they were read", ["topic"], registry=REGISTRY)
 

@@ -1,0 +1,56 @@
+"""What evaluate has committed, read back from the state topic by anyone: every pane of every model."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer import kafka_clients
+from streamer.catalog import Catalog
+from streamer.pane_store import Pane
+from streamer.settings import Settings
+from streamer.shard import restore_shard
+from streamer.state_log import read_partition
+
+PaneCounts = dict[tuple[str, str, str, int, str, str], NDArray[np.generic]]
+
+
+def read_panes(settings: Settings, catalog: Catalog) -> PaneCounts:
+    """Return the committed counts, late ones included.
+
+    Parameters
+    ----------
+    catalog : knows the models and their references; cells are those of a version's present reference.
+
+    Returns
+    -------
+    (model, version, origin, pane_start_ms, kind, name) → array. Kinds: "events", "sampled" and "labelled"
+    (one number, name ""), "cells" (a feature's counts by cell, as far as the last cell that is not
+    empty) and "performance" (a slice's vector; "" is the whole).
+    """
+    properties = kafka_clients.librdkafka(settings.kafka.properties(), scope="consumer")
+    found: PaneCounts = {}
+    for index in range(settings.internal_partitions):
+        shard = restore_shard(index, read_partition(properties, settings.topic("state"), index), catalog)
+        for model, watched in shard.models.items():
+            for key, pane in watched.panes.items():
+                profile = catalog.reference(model, key.version)
+                fingerprint = "" if profile is None else profile.fingerprint
+                for (kind, name), counts in _counts(pane, fingerprint).items():
+                    found[model, key.version, key.origin, key.start_ms, kind, name] = counts
+    return found
+
+
+def _counts(pane: Pane, fingerprint: str) -> dict[tuple[str, str], NDArray[np.generic]]:
+    counts: dict[tuple[str, str], NDArray[np.generic]] = {
+        ("events", ""): np.array([pane.events]),
+        ("sampled", ""): np.array([pane.sampled]),
+        ("labelled", ""): np.array([pane.labelled]),
+    }
+    for slice_key, vector in pane.performance.items():
+        counts["performance", slice_key] = vector
+    tallies = (pane.on_time, pane.late)
+    for name in {name for tally in tallies for held, name in tally.cells if held == fingerprint}:
+        size = max(len(tally.cells.get((fingerprint, name), ())) for tally in tallies)
+        counts["cells", name] = pane.counts(fingerprint, name, size, late=True)
+    return counts

@@ -122,6 +122,14 @@ class CanaryPlan:
     max_panes: int = 60
     outcome_variance: float = 0.25
 
+    def __post_init__(self) -> None:
+        percents = [self.percent_at(step) for step in range(len(self.steps))]
+        if not percents or any(later <= earlier for earlier, later in zip([0.0, *percents], percents, strict=False)):
+            raise ValueError(
+                f"steps: got {self.steps} with control_percent {self.control_percent}, wanted rising percentages, "
+                f"all but the last below {100 - self.control_percent:g}"
+            )
+
     @property
     def last_step(self) -> int:
         """Return the index of the last step."""
@@ -212,17 +220,16 @@ def add_pane(
     """Return the comparison with one more pane, mature in both arms, in it.
 
     A pane without challenger is before the ramp and changes nothing. One in which the split changed,
-    or was not the one the plan sets, is left out and counted. Its step is the smallest whose share
-    covers the largest challenger bucket; it adds to the since-step sums only if that step is the newest.
+    or was not one the plan sets, is left out and counted. Panes come in the order of their time; a
+    pane's step is told from its buckets, and it adds to the since-step sums if that is the newest.
     """
     top = max(_buckets(challenger_outcomes, challenger_exposures), default=-1)
     if top < 0:
         return comparison
     lowest = min(_buckets(champion_outcomes, champion_exposures), default=BUCKETS)
-    fitting = [step for step in range(len(plan.steps)) if 10 * plan.percent_at(step) > top]
-    if not fitting or lowest < 10 * plan.percent_at(fitting[0]):
+    step = _step_of(plan, comparison.step, top, lowest)
+    if step is None:
         return replace(comparison, left_out=comparison.left_out + 1, left_out_run=comparison.left_out_run + 1)
-    step = fitting[0]
     labelled, totals = (
         _by_bucket("n", champion_outcomes, challenger_outcomes),
         _by_bucket("total", champion_outcomes, challenger_outcomes),
@@ -251,6 +258,16 @@ def add_pane(
         left_out_run=0,
         last_pane_ms=pane_start_ms,
     )
+
+
+def _step_of(plan: CanaryPlan, newest: int, top: int, lowest: int) -> int | None:
+    """Return the step whose share lies between the arms' buckets, None when none does.
+
+    The smallest that does, but none before the newest seen: a ramp only rises, and few users may all
+    happen to be in low buckets.
+    """
+    fitting = [step for step in range(len(plan.steps)) if top < 10 * plan.percent_at(step) <= lowest]
+    return next((step for step in fitting if step >= newest), fitting[0] if fitting else None)
 
 
 def _buckets(*arrays: Rows) -> list[int]:

@@ -224,7 +224,8 @@ def _add_timers(app: faust.App, worker: Worker) -> None:
     async def heartbeat() -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(None, worker.heartbeat)
-        except redis.RedisError as error:
+        except (redis.RedisError, RuntimeError) as error:
+            # RuntimeError: a consumer that has just been closed on the way out.
             log.warning("heartbeat_failed", reason=str(error))
         silent = worker.silent()
         if silent:

@@ -9,7 +9,7 @@ import structlog
 from monitors.policy import Look, ended
 
 from monitors import lifecycle
-from streamer import effects, looks
+from streamer import effects, looks, telemetry
 from streamer.catalog import Catalog, Model
 from streamer.events import Command, RetrainRequest
 from streamer.model_record import ModelRecord, Watched
@@ -181,6 +181,7 @@ class Author:
             salt=command.subject,
         )
         if command.kind == "clear_fault" and answered.outcome == "accepted":
+            telemetry.FAULTED_MODELS.dec()
             record.alert = effects.without_fault(record.alert)
         self.effects.append(effects.answer_record(self._settings, shard.index, record, command, answered, now_ms))
         log.info("answered", model=model.name, kind=command.kind, outcome=answered.outcome, reason=answered.reason)

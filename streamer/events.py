@@ -12,8 +12,10 @@ SCHEMA_VERSION = b"1"
 NAME_PATTERN = r"^[a-z0-9._-]{1,100}$"
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-# Epoch milliseconds from 1970 to the year 2200: a value in seconds or nanoseconds is refused, not counted.
-EpochMs = Annotated[int, msgspec.Meta(ge=0, le=7_258_118_400_000)]
+# Epoch milliseconds from March 1973 to the year 2200: a value in seconds or nanoseconds is refused, not counted.
+EARLIEST_MS = 100_000_000_000
+LATEST_MS = 7_258_118_400_000
+EpochMs = Annotated[int, msgspec.Meta(ge=EARLIEST_MS, le=LATEST_MS)]
 Scalar = float | int | str | bool | None
 Origin = Literal["live", "shadow", "backfill"]
 Task = Literal["binary", "multiclass", "regression"]

@@ -93,9 +93,13 @@ class MlflowSettings(Section):
 
 
 class AirflowSettings(Section):
-    """Where Airflow's pages are, for links."""
+    """Where Airflow's pages are, for links, and where a retraining keeps its files.
+
+    Tasks hand one another paths under `work_dir`: with workers on several machines it lies on a disk they share.
+    """
 
     url: str = "http://127.0.0.1:8080"
+    work_dir: Path = Path(".driftloop/retrain")
 
 
 class Settings(BaseSettings):

@@ -20,7 +20,7 @@ DEAD_LETTERS = Counter("driftloop_dead_letters", "Messages refused, by reason", 
 LATE = Counter("driftloop_late", "Events that came after their pane completed", ["source"], registry=REGISTRY)
 TOO_LATE = Counter("driftloop_too_late", "Events below their model's retention floor", ["source"], registry=REGISTRY)
 FLUSH_SECONDS = Histogram(
-    "driftloop_flush_seconds", "Fold and prepare one flush", ["stage"], buckets=_SECONDS, registry=REGISTRY
+    "driftloop_flush_seconds", "Make durable what one flush relies on", ["stage"], buckets=_SECONDS, registry=REGISTRY
 )
 TRANSACTION_SECONDS = Histogram(
     "driftloop_transaction_seconds", "Publish and commit one flush", ["stage"], buckets=_SECONDS, registry=REGISTRY

@@ -160,11 +160,13 @@ class TransactionalStep:
 
     def lag(self) -> int:
         """Return how many records of the owned partitions are known to stand unread."""
-        unread = 0
+        total = 0
         for partition, offset in list(self._next.items()):
             _low, high = self._consumer.get_watermark_offsets(KafkaPartition(*partition), cached=True)
-            unread += max(high - offset, 0)
-        return unread
+            unread = max(high - offset, 0)
+            telemetry.LAG.labels(partition.topic, str(partition.number)).set(unread)
+            total += unread
+        return total
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop`, then take a last step and leave.
@@ -255,8 +257,10 @@ class TransactionalStep:
         """
         if not self._next:
             return
+        began = time.monotonic()
         self._stage.prepare()
         started = time.monotonic()
+        telemetry.FLUSH_SECONDS.labels(self._name).observe(started - began)
         self._producer.begin_transaction()
         for record in self._stage.results(dict(self._next)):
             self._produce(record)

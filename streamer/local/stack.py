@@ -15,8 +15,11 @@ from pathlib import Path
 from types import TracebackType
 
 from streamer import topics
+from streamer.local.airflow import Airflow
 from streamer.local.kafka import Kafka
+from streamer.local.mlflow import Mlflow
 from streamer.local.ports import Ports
+from streamer.local.postgres import Postgres
 from streamer.local.processes import Launcher, StackError, end, identify
 from streamer.local.record import Record
 from streamer.local.site import Part, Site
@@ -31,11 +34,17 @@ Progress = Callable[[str, str], None]
 _NEEDS = {
     "kafka": (),
     "valkey": (),
+    "postgres": (),
     "topics": ("kafka",),
+    "mlflow": ("postgres",),
+    "airflow database": ("postgres",),
+    # The trigger's topics must exist before it starts.
+    "airflow": ("airflow database", "topics"),
     "worker": ("topics", "valkey"),
 }
+_REQUIRES = {"mlflow": "postgres", "airflow": "postgres"}
 # What is stopped first, and what side by side: readers and writers before what they read and write.
-_STOP_ORDER = (("worker",), ("kafka", "valkey"))
+_STOP_ORDER = (("worker", "airflow"), ("mlflow",), ("kafka", "valkey", "postgres"))
 # Directories under the root that belong to a stack, and go with `keep=False`.
 _DIRECTORIES = (*PARTS, "logs")
 _STALE_GRACE_S = 5.0
@@ -74,6 +83,9 @@ class Stack:
     ) -> None:
         for part in parts - set(PARTS):
             raise StackError(f"{part}: no such part; the parts are {', '.join(PARTS)}")
+        for part, required in _REQUIRES.items():
+            if part in parts and required not in parts:
+                raise StackError(f"{part}: needs {required}; add it to the parts, which are {', '.join(sorted(parts))}")
         self.root = root.resolve()
         self.parts = parts
         self._progress = progress
@@ -100,7 +112,7 @@ class Stack:
     def settings(self) -> Settings:
         """The configuration with the addresses of the parts that have started."""
         settings = self._base
-        for part in self._made.values():
+        for part in list(self._made.values()):
             settings = part.configure(settings)
         return settings
 
@@ -175,22 +187,28 @@ class Stack:
 
     def _steps(self, site: Site) -> dict[str, Callable[[], None]]:
         """Return what has to be done, by step, in an order in which every step comes after what it needs."""
-        makers: dict[str, Callable[[], Part]] = {
-            "kafka": lambda: Kafka(site),
-            "valkey": lambda: Valkey(site),
-            "worker": lambda: Workers(site, self._worker_commands, self.environment),
+        postgres = Postgres(site)
+        airflow = Airflow(site, postgres, self.environment)
+        made: dict[str, Part] = {
+            "kafka": Kafka(site),
+            "valkey": Valkey(site),
+            "postgres": postgres,
+            "mlflow": Mlflow(site, postgres),
+            "airflow": airflow,
+            "worker": Workers(site, self._worker_commands, self.environment),
         }
         steps: dict[str, Callable[[], None]] = {}
         for name in _NEEDS:
             if name in self.parts:
-                steps[name] = self._starting(name, makers[name])
+                steps[name] = self._starting(name, made[name])
             elif name == "topics" and self.parts & {"airflow", "worker"}:
-                steps[name] = lambda: self._ensure_topics()
+                steps[name] = self._ensure_topics
+            elif name == "airflow database" and "airflow" in self.parts:
+                steps[name] = airflow.prepare
         return steps
 
-    def _starting(self, name: str, make: Callable[[], Part]) -> Callable[[], None]:
+    def _starting(self, name: str, part: Part) -> Callable[[], None]:
         def start() -> None:
-            part = make()
             self._made[name] = part
             part.start()
 

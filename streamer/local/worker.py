@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 
 from streamer.local.ports import HOST
 from streamer.local.processes import Child, StackError
 from streamer.local.site import Site
+from streamer.local.web import answers
 from streamer.settings import Settings
 
 DEFAULT_COMMAND = (sys.executable, "-m", "streamer.cli", "worker")
@@ -117,14 +116,3 @@ class Workers:
     def _well(self, ordinal: int) -> bool:
         port = self._port(ordinal)
         return port != 0 and answers(f"http://{HOST}:{port}/health")
-
-
-def answers(url: str) -> bool:
-    """Whether an address on this machine answers with a 2xx."""
-    # An environment's proxy must not be asked for the loopback address.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=2) as response:
-            return bool(200 <= response.status < 300)
-    except (urllib.error.URLError, OSError):
-        return False

@@ -1,0 +1,225 @@
+"""When findings become a decision: the policy, its false-alarm budget, and the alert state machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from monitors.drift import FeatureDrift
+
+Trigger: TypeAlias = Literal["drift", "performance"]
+Mode: TypeAlias = Literal["calibrated", "fixed"]
+Phase: TypeAlias = Literal["quiet", "suspected", "raised", "cooling"]
+
+# However generous the budget, no single test runs at a laxer level than this.
+MAX_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class AlertPolicy:
+    """What a model's owner calls worth a retraining.
+
+    Parameters
+    ----------
+    mode : "calibrated" (past chance and past the floor) or "fixed" (past the floor).
+    triggers : which kinds of look may lead to a decision.
+    psi, ks : floors: smaller effects are of no practical interest.
+    min_features : a drift look alarms when at least this many features do.
+    performance_drop : the drop of the primary metric worth acting on, in its units.
+    false_requests, per_ms : the budget: at most this many false requests per this time, in milliseconds.
+    consecutive : alarming looks before a decision.
+    clear_ratio : in (0, 1]; below this share of the line a streak ends, between it and the line it holds.
+    cooldown_ms : after a request has ended, event time in which nothing is decided.
+    max_missing_share : see `quality.assess`.
+    """
+
+    mode: Mode = "calibrated"
+    triggers: tuple[Trigger, ...] = ("drift", "performance")
+    psi: float = 0.1
+    ks: float = 0.1
+    min_features: int = 1
+    performance_drop: float = 0.03
+    false_requests: float = 1.0
+    per_ms: int = 30 * 86_400_000
+    consecutive: int = 3
+    clear_ratio: float = 0.8
+    cooldown_ms: int = 86_400_000
+    max_missing_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class PerformanceLook:
+    """The primary metric against the baseline; `drop` > 0 is worse. `missing` is why there is no number (nan)."""
+
+    value: float
+    baseline: float
+    drop: float
+    lower: float
+    upper: float
+    alarm: bool
+    n: int
+    panes: int
+    missing: str | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look found.
+
+    Parameters
+    ----------
+    pane_end_ms : the event time looked up to.
+    drift : the features the policy may act on; None when the look was not at drift.
+    performance : None when the look was not at performance.
+    fault : a data fault that stands, or None.
+    """
+
+    pane_end_ms: int
+    drift: tuple[FeatureDrift, ...] | None
+    performance: PerformanceLook | None
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class AlertState:
+    """Where a model's alert stands, in event time.
+
+    `cooling_until_ms` stays after the cooldown: a late look at an older pane (performance matures long after
+    drift) is still before it and decides nothing.
+    """
+
+    phase: Phase = "quiet"
+    drift_streak: int = 0
+    performance_streak: int = 0
+    since_ms: int = 0
+    cooling_until_ms: int | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A request is to be raised, because of what the pane ending here completed."""
+
+    kind: Trigger
+    pane_end_ms: int
+
+
+def look_alpha(policy: AlertPolicy, *, features: int, look_every_ms: int) -> float:
+    """Return the false-alarm probability one feature may spend at one look.
+
+    Parameters
+    ----------
+    features : how many features are looked at together; 1 for performance.
+    look_every_ms : the time between looks (the pane's width).
+
+    Returns
+    -------
+    budget · consecutive · min_features / (features · looks), at most 0.05, where looks = per_ms / look_every_ms
+    and budget = false_requests / number of triggers.
+
+    Notes
+    -----
+    It holds however dependent features and looks are (windows overlap, so they are): at most features · alpha /
+    min_features of the looks show min_features false alarms (Markov), and every false request uses up
+    `consecutive` alarming looks of its own, so that false requests ≤ looks · features · alpha /
+    (min_features · consecutive). That repeated alarms would be rarer, were looks independent, is not relied on.
+    """
+    if features < 1 or look_every_ms < 1:
+        raise ValueError(f"features, look_every_ms: got {features}, {look_every_ms}, wanted both at least 1")
+    looks = max(1.0, policy.per_ms / look_every_ms)
+    budget = policy.false_requests / max(1, len(policy.triggers))
+    return min(MAX_ALPHA, budget * policy.consecutive * min(policy.min_features, features) / (features * looks))
+
+
+def decide(
+    policy: AlertPolicy, state: AlertState, look: Look, *, request_open: bool
+) -> tuple[AlertState, Decision | None]:
+    """Move the alert on by one look.
+
+    Parameters
+    ----------
+    state : as the last look, or `ended`, left it.
+    look : looks come in pane order, drift and performance each in its own.
+    request_open : whether the model has a request that has not ended.
+
+    Returns
+    -------
+    The new state, and a decision when a streak has become long enough: at most one, never while a request is
+    open, a fault stands, or the look's pane ends before the cooldown does. Where both kinds are due it is
+    performance, the harm itself.
+
+    Notes
+    -----
+    A fault blocks: streaks stand still, and it is kept until a drift look finds it gone. (A person's leave to go
+    on is a state with `fault` None and looks without one.) A look without numbers leaves its streak as it is.
+    """
+    at_ms = look.pane_end_ms
+    fault = look.fault if look.fault is not None or look.drift is not None else state.fault
+    state = replace(state, fault=fault)
+    if request_open:
+        return _calm(state, "raised", at_ms), None
+    if state.phase == "raised":
+        # Whoever ended the request did not say so: it cools down from here.
+        state = ended(policy, state, at_ms=at_ms)
+    if state.cooling_until_ms is not None and at_ms < state.cooling_until_ms:
+        return state, None
+    if state.phase == "cooling":
+        state = _calm(state, "quiet", at_ms)
+    if fault is not None:
+        return state, None
+    drift_streak = state.drift_streak + _drift_step(policy, look.drift, state.drift_streak)
+    performance_streak = state.performance_streak + _performance_step(
+        policy, look.performance, state.performance_streak
+    )
+    state = replace(state, drift_streak=drift_streak, performance_streak=performance_streak)
+    for kind, streak in _streaks(policy, look, state):
+        if streak >= policy.consecutive:
+            return _calm(state, "raised", at_ms), Decision(kind, at_ms)
+    phase: Phase = "suspected" if drift_streak or performance_streak else "quiet"
+    return (state if phase == state.phase else replace(state, phase=phase, since_ms=at_ms)), None
+
+
+def ended(policy: AlertPolicy, state: AlertState, *, at_ms: int) -> AlertState:
+    """Begin the cooldown: the request has ended, at this event time in milliseconds."""
+    return replace(_calm(state, "cooling", at_ms), cooling_until_ms=at_ms + policy.cooldown_ms)
+
+
+def _calm(state: AlertState, phase: Phase, at_ms: int) -> AlertState:
+    """Return the state in another phase, its streaks begun anew; `since_ms` moves only with the phase."""
+    since_ms = state.since_ms if state.phase == phase else at_ms
+    return replace(state, phase=phase, drift_streak=0, performance_streak=0, since_ms=since_ms)
+
+
+def _drift_step(policy: AlertPolicy, drift: tuple[FeatureDrift, ...] | None, streak: int) -> int:
+    """Return what a drift look adds to its streak: one, nothing, or all of it back."""
+    measured = [feature for feature in drift or () if feature.missing is None]
+    if not measured:
+        return 0
+    if sum(feature.alarm for feature in measured) >= policy.min_features:
+        return 1
+    holding = sum(_holds(policy, feature) for feature in measured) >= policy.min_features
+    return 0 if holding else -streak
+
+
+def _holds(policy: AlertPolicy, feature: FeatureDrift) -> bool:
+    """Tell whether a feature is still near enough to the line for a streak to stand."""
+    return feature.psi >= policy.clear_ratio * policy.psi or feature.ks >= policy.clear_ratio * policy.ks
+
+
+def _performance_step(policy: AlertPolicy, look: PerformanceLook | None, streak: int) -> int:
+    """Return what a performance look adds to its streak: one, nothing, or all of it back."""
+    if look is None or look.missing is not None:
+        return 0
+    if look.alarm:
+        return 1
+    return 0 if look.drop >= policy.clear_ratio * policy.performance_drop else -streak
+
+
+def _streaks(policy: AlertPolicy, look: Look, state: AlertState) -> list[tuple[Trigger, int]]:
+    """Return the streaks this look may decide on, performance first."""
+    streaks: list[tuple[Trigger, int]] = []
+    if look.performance is not None and "performance" in policy.triggers:
+        streaks.append(("performance", state.performance_streak))
+    if look.drift is not None and "drift" in policy.triggers:
+        streaks.append(("drift", state.drift_streak))
+    return streaks

@@ -1,0 +1,151 @@
+"""What sample sizes allow: null distributions of PSI and KS, thresholds, p-values, effective sizes."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+# Batch means are taken over longer and longer blocks of panes while at least this many blocks remain.
+MIN_BLOCKS = 20
+TRIMMED_SHARE = 0.1
+
+
+def psi_threshold(n: float, m: float, groups: int, alpha: float) -> float:
+    """Return the PSI that equal populations exceed with probability alpha.
+
+    Parameters
+    ----------
+    n, m : (effective) numbers of events of the reference and of the current side.
+    groups : the number of groups PSI was summed over.
+    alpha : in (0, 1).
+
+    Returns
+    -------
+    (1/n + 1/m) · χ²(groups − 1; 1 − alpha) [1]; inf when a side is empty, 0 with a single group.
+
+    Notes
+    -----
+    [1] B. Yurdakul, *Statistical Properties of Population Stability Index*, 2018.
+    """
+    _check_alpha(alpha)
+    if n <= 0 or m <= 0:
+        return float("inf")
+    return 0.0 if groups < 2 else (1 / n + 1 / m) * float(special.chdtri(groups - 1, alpha))
+
+
+def psi_p_value(value: float, n: float, m: float, groups: int) -> float:
+    """Return the probability that equal populations show a PSI of at least `value` (see `psi_threshold`)."""
+    if np.isnan(value) or n <= 0 or m <= 0:
+        return float("nan")
+    return 1.0 if groups < 2 else float(special.chdtrc(groups - 1, value / (1 / n + 1 / m)))
+
+
+def ks_threshold(n: float, m: float, alpha: float) -> float:
+    """Return the KS distance that equal populations exceed with probability at most alpha.
+
+    Parameters
+    ----------
+    n, m : (effective) numbers of events of the reference and of the current side.
+    alpha : in (0, 1).
+
+    Returns
+    -------
+    K⁻¹(alpha) / √(nm / (n + m)), at most 1, with K the Kolmogorov distribution's tail [1]; inf when a side
+    is empty. On binned or discrete values it is conservative: their distance is never larger.
+
+    Notes
+    -----
+    [1] N. Smirnov, *Table for Estimating the Goodness of Fit of Empirical Distributions*, 1948.
+    """
+    _check_alpha(alpha)
+    if n <= 0 or m <= 0:
+        return float("inf")
+    return min(1.0, float(special.kolmogi(alpha)) / sqrt(n * m / (n + m)))
+
+
+def ks_p_value(d: float, n: float, m: float) -> float:
+    """Return the probability that equal populations show a KS distance of at least `d` (see `ks_threshold`)."""
+    if np.isnan(d) or n <= 0 or m <= 0:
+        return float("nan")
+    return float(special.kolmogorov(d * sqrt(n * m / (n + m))))
+
+
+def effective(n: float, design_effect: float) -> float:
+    """Return how many independent events `n` correlated ones are worth: n / design_effect.
+
+    Raises
+    ------
+    ValueError
+        The design effect is under 1.
+    """
+    if not design_effect >= 1:
+        raise ValueError(f"design_effect: got {design_effect}, wanted at least 1")
+    return n / design_effect
+
+
+def design_effect(pane_counts: npt.NDArray[Any], *, groups: int = 10) -> float:
+    """Estimate by how much correlated rows inflate the variance of the cells' shares.
+
+    Parameters
+    ----------
+    pane_counts : (panes, cells) counts, panes in order of time.
+    groups : cells are pooled into about this many of equal mass first, so that rare cells add no noise.
+
+    Returns
+    -------
+    The observed variance of shares between panes over what independent rows would show, ≥ 1; 1 when there
+    are fewer than two panes or groups that hold anything.
+
+    Notes
+    -----
+    A pane of n rows shows X² = Σ (c − nπ)² / (nπ) over groups, with π the shares over all panes; independent
+    rows make its mean (groups − 1)(1 − n/N). The ratio is averaged over panes without the largest and smallest
+    tenth, so a single broken pane does not hide drift [1]. Rows of neighbouring panes are correlated too
+    (weather lasts): the same is done over blocks of 2, 4, 8… panes while 20 blocks remain, and the largest
+    counts (batch means, [2]).
+
+    [1] J. N. K. Rao, A. J. Scott, *The Analysis of Categorical Data From Complex Sample Surveys*, 1981.
+    [2] C. J. Geyer, *Practical Markov Chain Monte Carlo*, 1992.
+    """
+    counts = _equal_mass_columns(np.asarray(pane_counts, dtype=np.float64), groups)
+    counts = counts[counts.sum(axis=1) > 0]
+    if counts.shape[0] < 2 or counts.shape[1] < 2:
+        return 1.0
+    largest = max(1.0, _dispersion(counts))
+    while counts.shape[0] // 2 >= MIN_BLOCKS:
+        even = counts.shape[0] // 2 * 2
+        counts = counts[:even:2] + counts[1:even:2]
+        largest = max(largest, _dispersion(counts))
+    return largest
+
+
+def _dispersion(counts: npt.NDArray[np.float64]) -> float:
+    rows, total = counts.sum(axis=1), counts.sum()
+    expected = np.outer(rows, counts.sum(axis=0) / total)
+    # A group may have been filled only by the odd pane that a block of two left out.
+    held = expected[0] > 0
+    if np.count_nonzero(held) < 2:
+        return 1.0
+    x2 = ((counts - expected)[:, held] ** 2 / expected[:, held]).sum(axis=1)
+    ratio = x2 / ((np.count_nonzero(held) - 1) * (1 - rows / total))
+    return float(stats.trim_mean(ratio, TRIMMED_SHARE))
+
+
+def _equal_mass_columns(counts: npt.NDArray[np.float64], groups: int) -> npt.NDArray[np.float64]:
+    mass = counts.sum(axis=0)
+    counts, mass = counts[:, mass > 0], mass[mass > 0]
+    if len(mass) <= groups:
+        return counts
+    slots = (groups * (np.cumsum(mass) - mass / 2) / mass.sum()).astype(np.int64)
+    starts = np.flatnonzero(np.diff(slots, prepend=-1))
+    pooled: npt.NDArray[np.float64] = np.add.reduceat(counts, starts, axis=1)
+    return pooled
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: got {alpha}, wanted a probability between 0 and 1")

@@ -1,0 +1,97 @@
+"""What a command that could not do its work says, in one line, and the exit code it leaves with."""
+
+from __future__ import annotations
+
+from streamer.addresses import without_password
+
+FAILED = 1
+USAGE = 2
+UNREACHABLE = 3
+
+# librdkafka's codes for "nobody is there", by name since the module is loaded only where it is used.
+_KAFKA_GONE = frozenset(
+    {"_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_RESOLVE", "_TIMED_OUT_QUEUE", "_MSG_TIMED_OUT", "_FATAL"}
+)
+
+
+class CommandError(Exception):
+    """A command has done what it could and the answer is no; the message is the whole explanation."""
+
+    def __init__(self, message: str, *, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """Return the line and the exit code for a foreseen error, or None for one that is a fault of ours."""
+    for reader in (_ours, _redis, _kafka, _installation, _file):
+        found = reader(error)
+        if found is not None:
+            return found
+    return None
+
+
+def _ours(error: BaseException) -> tuple[str, int] | None:
+    if isinstance(error, CommandError):
+        return str(error), error.code
+    if type(error).__module__.partition(".")[0] not in {"streamer", "monitors", "dags", "demo"}:
+        return None
+    # A worker that does not answer is a dependency too: the same command may work in a minute.
+    code = UNREACHABLE if type(error).__name__ in {"CommandTimeout", "Unreachable"} else FAILED
+    return str(error), code
+
+
+def _redis(error: BaseException) -> tuple[str, int] | None:
+    import redis.exceptions
+
+    if not isinstance(error, redis.exceptions.RedisError):
+        return None
+    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+        return (
+            f"Redis at {_address('redis')} does not answer ({_first_line(error)}); "
+            "start it, or set redis.url in the configuration or DRIFTLOOP_REDIS__URL",
+            UNREACHABLE,
+        )
+    return f"Redis at {_address('redis')} refused: {_first_line(error)}", FAILED
+
+
+def _kafka(error: BaseException) -> tuple[str, int] | None:
+    if type(error).__name__ not in {"KafkaException", "KafkaError", "ProduceError", "ConsumeError"}:
+        return None
+    reason = error.args[0] if error.args else error
+    name = reason.name() if hasattr(reason, "name") else ""
+    text = reason.str() if hasattr(reason, "str") else _first_line(error)
+    if name in _KAFKA_GONE:
+        return (
+            f"Kafka at {_address('kafka')} does not answer ({text}); "
+            'start it, or set kafka."bootstrap.servers" in the configuration or DRIFTLOOP_KAFKA',
+            UNREACHABLE,
+        )
+    return f"Kafka at {_address('kafka')} refused: {text}", FAILED
+
+
+def _installation(error: BaseException) -> tuple[str, int] | None:
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    return (
+        f"{error.name} is not installed; this command needs more than is here: "
+        "pip install 'driftloop[worker]' for workers, 'driftloop[local]' for `dev`, 'driftloop[demo]' for `demo`",
+        FAILED,
+    )
+
+
+def _file(error: BaseException) -> tuple[str, int] | None:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", FAILED
+    return None
+
+
+def _address(what: str) -> str:
+    from streamer.cli.surroundings import settings
+
+    found = settings()
+    return without_password(found.redis.url) if what == "redis" else found.kafka.bootstrap_servers
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

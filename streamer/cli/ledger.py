@@ -1,0 +1,59 @@
+"""`driftloop ledger`: every transition of a model's requests and rollouts, with who and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from streamer.cli.models import published_model
+from streamer.cli.present import Json, console, moment, plain_table, state, write_json
+from streamer.cli.surroundings import settings
+from streamer.events import LedgerEntry
+
+
+def register(app: typer.Typer) -> None:
+    """Add `ledger` to the command line."""
+    app.command("ledger")(ledger)
+
+
+def ledger(
+    model: str,
+    everything: Annotated[bool, typer.Option("--all", help="Answers to commands too, refusals among them.")] = False,
+    last: Annotated[int, typer.Option(min=1, help="How many of the newest entries.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Print what has happened to a model's requests, rollouts and deployment: when, who, why."""
+    from streamer.partitioning import partition_of
+    from streamer.topic_reader import read_to_end
+
+    configured = settings()
+    published_model(configured, model)
+    place = partition_of(model, configured.internal_partitions)
+    entries = [
+        entry
+        for message in read_to_end(configured, configured.topic("ledger"), [place])
+        if (entry := msgspec.json.decode(message.value() or b"", type=LedgerEntry)).model == model
+        and (everything or entry.state)
+    ][-last:]
+    if as_json:
+        write_json(entries)
+        return
+    if not entries:
+        typer.echo(f"{model}: nothing has happened yet")
+        return
+    table = plain_table("WHEN (UTC)", "SUBJECT", "STATE", "BY", "WHY")
+    table.columns[0].no_wrap = True
+    for entry in entries:
+        table.add_row(
+            moment(entry.at_ms), escape(entry.subject), _state(entry), escape(entry.actor), escape(entry.reason)
+        )
+    console().print(table)
+
+
+def _state(entry: LedgerEntry) -> str:
+    if not entry.state:
+        return f"{escape(entry.command_kind.replace('_', ' '))}: {state(entry.outcome or '')}"
+    return f"{state(entry.previous)} → {state(entry.state)}" if entry.previous else state(entry.state)

@@ -1,0 +1,89 @@
+"""`driftloop request`, `split` and `rollback`: what a person may want of a model's request and rollout."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from streamer.cli.answers import actor, ask
+from streamer.cli.failures import UNREACHABLE, CommandError
+from streamer.cli.models import published_model
+from streamer.cli.present import NOTHING, Json, moment, write_json
+from streamer.cli.surroundings import live_view, settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add `request`, `split` and `rollback` to the command line."""
+    app.command("request")(request)
+    app.command("split")(split)
+    app.command("rollback")(rollback)
+
+
+def request(
+    model: str,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger and the training run.")],
+    as_json: Json = False,
+) -> None:
+    """Ask for a model to be retrained now."""
+    ask(published_model(settings(), model), "request", subject=model, payload={"reason": reason}, as_json=as_json)
+
+
+def split(
+    model: str,
+    champion: Annotated[str | None, typer.Option(help="Name the version that serves; not while a rollout runs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show who serves what share of a model's traffic, or name the version that does."""
+    configured = settings()
+    if champion is not None:
+        ask(published_model(configured, model), "set_champion", subject=model, payload={"version": champion}, as_json=as_json)
+        return
+    with live_view(configured) as view:
+        found = view.split(model)
+    if found is None:
+        raise CommandError(f"{model}: nobody has named a champion: driftloop split {model} --champion VERSION")
+    if as_json:
+        write_json(found)
+        return
+    typer.echo(f"champion    {found.champion}  {100 - found.percent:g} %")
+    if found.challenger:
+        typer.echo(f"challenger  {found.challenger}  {found.percent:g} %  step {found.step}  {found.rollout_id}")
+    typer.echo(f"epoch {found.epoch}, since {moment(found.since_ms) if found.since_ms else NOTHING} UTC")
+
+
+def rollback(
+    model: str,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by hand",
+    force: Annotated[
+        bool, typer.Option("--force", help="At once, also with no worker running: routers follow within a second.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Give all traffic back to the champion and end the running rollout."""
+    configured = settings()
+    if force:
+        from streamer import rollback as forced
+
+        done = forced.force(configured, model, reason=reason, actor=actor())
+        if as_json:
+            write_json(done)
+        else:
+            typer.echo(f"{model}: {done.champion} is to serve 100 % at epoch {done.epoch}")
+            typer.echo(f"routers   split {done.split}")
+            waiting = "; evaluate has not answered and will follow when it is back" if done.command == "sent" else ""
+            typer.echo(f"evaluate  command {done.command}{waiting}")
+        if not done.complete:
+            raise CommandError(f"{model}: only in part rolled back; run it again", code=UNREACHABLE)
+        return
+    with live_view(configured) as view:
+        found = view.split(model)
+    if found is None or not found.rollout_id:
+        raise CommandError(f"{model}: no rollout is running; nothing to roll back")
+    ask(
+        published_model(configured, model),
+        "rollback",
+        subject=found.rollout_id,
+        payload={"reason": reason},
+        as_json=as_json,
+    )

@@ -1,0 +1,273 @@
+"""What `status` and `watch` show, as rich renderables made from the live view's documents; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from streamer.cli.present import (
+    NOTHING,
+    ago,
+    clock,
+    count,
+    length,
+    moment,
+    number,
+    plain_table,
+    share,
+    signed,
+    sparkline,
+    state,
+    why_missing,
+)
+from streamer.documents import (
+    CanaryView,
+    FeatureDrift,
+    Heartbeat,
+    ModelSummary,
+    ModelView,
+    Performance,
+    RequestView,
+    TimelineEntry,
+)
+from streamer.events import Deployment
+
+NO_MODEL = (
+    "No model yet. Tell driftloop about one:\n"
+    "  driftloop models apply config/models/<model>.toml\n"
+    "  driftloop reference build --model config/models/<model>.toml --data training.csv -o reference/\n"
+    "  driftloop reference publish reference/\n"
+    "  driftloop worker"
+)
+NO_WORKER = "No worker runs: nothing is being read. Start one: driftloop worker"
+# A worker beats every second; one silent for longer than this is taken to be gone.
+SILENT_MS = 15_000
+# From this width on there is room for the shares and the course of each feature.
+WIDE = 110
+
+
+def models_table(models: Sequence[ModelSummary], now: int) -> RenderableType:
+    """Return a line a model: who serves it, how it stands, how fresh its numbers are."""
+    if not models:
+        return Text(NO_MODEL)
+    table = plain_table("MODEL", "CHAMPION", "STATE", "REQUEST", "CANARY", "NEWEST EVENT")
+    for model in models:
+        canary = f"{escape(model.challenger)} at {model.percent:g} %" if model.challenger else NOTHING
+        table.add_row(
+            escape(model.model),
+            escape(model.champion or NOTHING),
+            state("faulted" if model.faulted else model.state or "quiet"),
+            "open" if model.open_request else NOTHING,
+            canary,
+            ago(model.watermark_ms, now),
+        )
+    return table
+
+
+def workers_table(workers: Sequence[Heartbeat], now: int) -> RenderableType:
+    """Return a line a worker: its rate, its lag, and whether it still beats."""
+    if not workers:
+        return Text(NO_WORKER, style="yellow")
+    table = plain_table("WORKER", "ROLE", "EVENTS/S", "LAG", "LAST BEAT", right=("EVENTS/S", "LAG"))
+    for worker in workers:
+        silent = now - worker.as_of_ms > SILENT_MS
+        beat = ago(worker.as_of_ms, now)
+        table.add_row(
+            escape(worker.replica),
+            escape(worker.role),
+            NOTHING if silent else count(worker.events_per_s),
+            NOTHING if silent else count(worker.total_lag),
+            f"[red]{beat}: silent[/]" if silent else beat,
+        )
+    return table
+
+
+def heading(view: ModelView, now: int) -> RenderableType:
+    """Return the model's own lines: what it is, who serves it, how it stands."""
+    summary, serving = view.summary, view.split
+    phase = view.alerts.phase if view.alerts else summary.state or "quiet"
+    faulted = summary.faulted or (view.alerts is not None and view.alerts.faulted)
+    first = f"[bold]{escape(summary.model)}[/]  {escape(summary.task)}  {state('faulted' if faulted else phase)}"
+    if view.alerts and view.alerts.since_ms:
+        first += f" [dim]for {length(now - view.alerts.since_ms)}[/]"
+    lines = [first, f"serving  {_serving(serving, summary)}"]
+    lines.append(
+        f"events   newest {ago(summary.watermark_ms, now)}  [dim]numbers as of {ago(summary.as_of_ms, now)}[/]"
+    )
+    if view.alerts and view.alerts.fault:
+        lines.append(f"[bold magenta]fault[/]    {escape(_words(view.alerts.fault))}")
+    return Text.from_markup("\n".join(lines))
+
+
+def drift_table(view: ModelView, width: int) -> RenderableType:
+    """Return the features by how far each is past its threshold, the most drifted first."""
+    if not view.drift:
+        reason = why_missing(view.summary.missing) or "no events of this version yet"
+        return Text(f"Drift of {view.version}: {reason}.", style="yellow")
+    wide = width >= WIDE
+    numbers = ("PSI", "LIMIT", "KS", "LIMIT ", "EVENTS")
+    columns = ["FEATURE", *numbers, *(("MISSING", "UNSEEN", "PSI OVER TIME") if wide else ()), ""]
+    table = plain_table(*columns, right=(*numbers, "MISSING", "UNSEEN"))
+    table.columns[0].overflow = "ellipsis"
+    table.columns[0].no_wrap = True
+    ordered = sorted(view.drift.items(), key=lambda item: (-item[1].strain, item[0]))
+    for name, feature in ordered:
+        wide_cells = (share(feature.missing_share), share(feature.unseen_share), _course(feature)) if wide else ()
+        table.add_row(
+            escape(name),
+            number(feature.psi),
+            number(feature.threshold_psi),
+            number(feature.ks),
+            number(feature.threshold_ks),
+            count(feature.n),
+            *wide_cells,
+            _note(feature, view.quality[name].fault if name in view.quality else None),
+        )
+    window = _window(ordered[0][1].window_start_ms, ordered[0][1].window_end_ms)
+    return Group(Text.from_markup(f"[bold]Drift[/] of {escape(view.version)}{window}"), table)
+
+
+def performance_lines(performance: Performance | None, version: str) -> RenderableType:
+    """Return the accuracy with its baseline, and the coverage without which it means nothing."""
+    if performance is None:
+        return Text(f"Performance of {version}: no labels yet.")
+    head = Text.from_markup(
+        f"[bold]Performance[/] of {escape(version)}{_window(performance.window_start_ms, performance.window_end_ms)}"
+    )
+    lines: list[RenderableType] = [head]
+    if performance.metrics:
+        table = plain_table("METRIC", "NOW", "REFERENCE", right=("NOW", "REFERENCE"))
+        for name, value in performance.metrics.items():
+            table.add_row(escape(name.replace("_", " ")), number(value), number(performance.baseline.get(name)))
+        lines.append(table)
+    labels = f"labels on {count(performance.labelled)} of {count(performance.predicted)} predictions"
+    coverage = f" ({share(performance.coverage)})" if performance.coverage is not None else ""
+    parked = f"; {count(performance.parked)} waiting for their prediction" if performance.parked else ""
+    maturity = f"; complete after {length(performance.maturity_ms)}" if performance.maturity_ms else ""
+    lines.append(Text(f"{labels}{coverage}{parked}{maturity}"))
+    if performance.drop is not None:
+        bounds = f"{signed(performance.drop_lower)} to {signed(performance.drop_upper)}"
+        lines.append(Text(f"drop against the reference {signed(performance.drop)} ({bounds})"))
+    if performance.missing:
+        lines.append(Text(f"not judged: {why_missing(performance.missing)}", style="yellow"))
+    return Group(*lines)
+
+
+def request_lines(request: RequestView | None, now: int) -> RenderableType:
+    """Return the newest request, why it was raised and how far it has come."""
+    if request is None:
+        return Text.from_markup("[bold]Request[/]  none")
+    lines = [
+        f"[bold]Request[/]  {state(request.state)}  {escape(request.kind)}  "
+        f"[dim]raised {ago(request.raised_at_ms, now)}  {escape(request.request_id)}[/]"
+    ]
+    if request.reason:
+        lines.append(f"  {escape(request.reason)}")
+    for finding in request.findings[:3]:
+        lines.append(
+            f"  {escape(str(finding.get('subject')))}: {escape(str(finding.get('statistic')))} "
+            f"{number(finding.get('value'))}, limit {number(finding.get('threshold'))}"
+        )
+    if len(request.findings) > 3:
+        lines.append(f"  and {len(request.findings) - 3} more")
+    path = [str(entry.get("state", "")) for entry in request.history]
+    if path:
+        lines.append("  " + " → ".join(state(each) for each in path))
+    return Text.from_markup("\n".join(lines))
+
+
+def canary_lines(canary: CanaryView | None) -> RenderableType:
+    """Return the newest rollout: its step on the ramp and the verdict on it."""
+    if canary is None:
+        return Text.from_markup("[bold]Canary[/]   none")
+    ramp = " ".join(
+        f"[reverse] {step:g} [/]"
+        if index == canary.step
+        else (f"[green]{step:g}[/]" if index < canary.step else f"{step:g}")
+        for index, step in enumerate(canary.steps)
+    )
+    lines = [f"[bold]Canary[/]   {state(canary.state)}  {ramp} %  [dim]{escape(canary.rollout_id)}[/]"]
+    verdict = canary.verdict
+    if verdict is not None:
+        lines.append(
+            f"  {state(verdict.status)}: challenger − champion {signed(verdict.delta)} "
+            f"({signed(verdict.lower)} to {signed(verdict.upper)})"
+        )
+        lines.append(f"  on {count(verdict.n_challenger)} and {count(verdict.n_champion)} outcomes")
+        if verdict.reason:
+            lines.append(f"  {escape(verdict.reason)}")
+    return Text.from_markup("\n".join(lines))
+
+
+def timeline_lines(entries: Iterable[TimelineEntry]) -> RenderableType:
+    """Return the newest looks and transitions, oldest first."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    for entry in entries:
+        table.add_row(clock(entry.at_ms), escape(entry.text))
+    if not table.rows:
+        return Text.from_markup("[bold]Timeline[/] nothing yet")
+    return Group(Text.from_markup("[bold]Timeline[/] [dim](UTC)[/]"), Padding(table, (0, 0, 0, 2)))
+
+
+def model_screen(view: ModelView, workers: Sequence[Heartbeat], now: int, width: int) -> RenderableType:
+    """Return everything about one model, top to bottom in the order a person asks."""
+    return Group(
+        heading(view, now),
+        "",
+        drift_table(view, width),
+        performance_lines(view.performance, view.version),
+        "",
+        request_lines(view.request, now),
+        canary_lines(view.canary),
+        "",
+        timeline_lines(view.timeline),
+        "",
+        workers_table(workers, now),
+    )
+
+
+def _serving(split: Deployment | None, summary: ModelSummary) -> str:
+    champion = split.champion if split else summary.champion
+    if not champion:
+        return "no champion named: driftloop split MODEL --champion VERSION"
+    challenger, percent = (split.challenger, split.percent) if split else (summary.challenger, summary.percent)
+    epoch = f"  [dim]epoch {split.epoch}, since {moment(split.since_ms)} UTC[/]" if split and split.since_ms else ""
+    if challenger:
+        return f"{escape(champion)} {100 - percent:g} %, {escape(challenger)} {percent:g} %{epoch}"
+    return f"{escape(champion)} 100 %{epoch}"
+
+
+def _note(feature: FeatureDrift, fault: str | None) -> str:
+    if fault:
+        return f"[bold magenta]{escape(why_missing(fault))}[/]"
+    if feature.alarm:
+        return "[bold red]drift[/]"
+    if feature.missing:
+        return f"[yellow]{escape(why_missing(feature.missing))}[/]"
+    return "[yellow]past its limit[/]" if feature.strain > 1 else "[green]ok[/]"
+
+
+def _course(feature: FeatureDrift) -> str:
+    known = [value for value in feature.series if value is not None]
+    return sparkline(feature.series, top=max(2 * (feature.threshold_psi or 0.1), *known, 1e-9) if known else 1.0)
+
+
+def _window(start_ms: int | None, end_ms: int | None) -> str:
+    if start_ms is None or end_ms is None:
+        return ""
+    return f"  [dim]{moment(start_ms)} to {moment(end_ms)} UTC[/]"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(_words(inner) for inner in value)
+    return str(value).replace("_", " ")

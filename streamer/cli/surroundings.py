@@ -1,0 +1,91 @@
+"""Where a command finds its configuration and its servers: what is configured, else the local stack that runs here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from streamer.settings import Settings, config_path, load_settings
+from streamer.state import Keys
+from streamer.view import LiveView
+
+STACK_DIRECTORY = Path(".driftloop")
+_ADDRESSES = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS__URL")
+
+
+def settings() -> Settings:
+    """Return the configuration in force; where it gives no addresses, that of the local stack running here.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the key, the value and what is allowed.
+    """
+    for name, value in stack_environment(STACK_DIRECTORY).items():
+        os.environ.setdefault(name, value)
+    return load_settings()
+
+
+def stack_environment(directory: Path) -> dict[str, str]:
+    """Return what finds the local stack that runs under a directory; nothing where addresses are given otherwise.
+
+    Addresses in the environment are the user's word. Those in the configuration file are too, unless the
+    stack was started with that very file: it has then found ports of its own and knows better.
+    """
+    if any(os.environ.get(name) for name in _ADDRESSES) or not (directory / "stack.json").is_file():
+        return {}
+    # The local stack's own package; a machine without it runs none.
+    if importlib.util.find_spec("psutil") is None:
+        return {}
+    from streamer.local.record import running_stack
+
+    record = running_stack(directory)
+    if record is None:
+        return {}
+    path = config_path()
+    same = path is not None and record.environment.get("DRIFTLOOP_CONFIG") == str(path.resolve())
+    return {} if path is not None and not same and _gives_addresses(path) else record.environment
+
+
+def _gives_addresses(path: Path) -> bool:
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError):
+        # `load_settings` says what is wrong with it.
+        return True
+    kafka, store = document.get("kafka", {}), document.get("redis", {})
+    return "bootstrap.servers" in json.dumps(kafka) or "url" in store
+
+
+@contextmanager
+def redis_client(configured: Settings) -> Iterator[redis.Redis]:
+    """Open a client of the view's server that gives up after a few seconds instead of hanging."""
+    client = redis.Redis.from_url(configured.redis.url, socket_connect_timeout=3, socket_timeout=10)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def live_view(configured: Settings) -> Iterator[LiveView]:
+    """Open the live view of the configured namespace."""
+    with redis_client(configured) as client:
+        yield LiveView(client, Keys(configured.namespace))
+
+
+def require_kafka(configured: Settings) -> None:
+    """Return when Kafka answers; KafkaException within seconds when it does not."""
+    from confluent_kafka.admin import AdminClient
+
+    from streamer.kafka_clients import admin_config
+
+    AdminClient({**admin_config(configured), "log_level": 0}).list_topics(timeout=5)

@@ -1,0 +1,112 @@
+"""`driftloop worker` and `driftloop dev`: run the stream worker, or everything on this machine."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.cli.failures import CommandError
+from streamer.cli.present import console
+from streamer.cli.surroundings import require_kafka, settings
+
+
+class Role(str, Enum):
+    """Which stages a worker runs."""
+
+    all = "all"
+    ingest = "ingest"
+    evaluate = "evaluate"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `dev` and `worker` to the command line."""
+    app.command("dev")(dev)
+    app.command("worker")(worker)
+
+
+def worker(
+    role: Annotated[Role, typer.Option(help="Which stages to run in this process.")] = Role.all,
+    replica: Annotated[
+        str | None, typer.Option(help="This worker's name among its like; no two may share one. Default: worker.replica.")
+    ] = None,
+) -> None:
+    """Run the stream worker until SIGTERM: it reads events, keeps the live view and decides."""
+    from streamer import app, topics
+
+    configured = settings()
+    if replica is not None:
+        configured = configured.model_copy(
+            update={"worker": configured.worker.model_copy(update={"replica": replica})}
+        )
+    require_kafka(configured)
+    topics.topic_ids(configured, [configured.topic(name) for name in topics.TOPICS])
+    code = app.run(configured, role=role.value)
+    if code:
+        raise CommandError("the worker has ended with an error; the last lines of its log say which", code=code)
+
+
+def dev(
+    directory: Annotated[Path, typer.Option(help="Where state and logs go.")] = Path(".driftloop"),
+    keep: Annotated[bool, typer.Option(help="Go on with the state of the last run instead of starting clean.")] = True,
+    parts: Annotated[str, typer.Option(help="Which parts, separated by commas; all by default.")] = "",
+) -> None:
+    """Run everything on this machine from packages alone: Kafka, Valkey, PostgreSQL, MLflow, Airflow, a worker."""
+    from streamer.local.processes import StackError
+    from streamer.local.stack import PARTS, Stack
+
+    screen = console()
+    wanted = frozenset(part.strip() for part in parts.split(",") if part.strip()) or frozenset(PARTS)
+    try:
+        stack = Stack(
+            directory,
+            parts=wanted,
+            keep=keep,
+            progress=lambda part, said: screen.print(f"[dim]{part:>9}[/]  {said}"),
+        )
+        with stack:
+            _introduce(stack.environment(), stack.root)
+            _until_asked_to_stop()
+            screen.print("stopping …")
+    except StackError as error:
+        raise CommandError(str(error)) from error
+
+
+def _introduce(environment: dict[str, str], root: Path) -> None:
+    screen = console()
+    screen.print("\n[bold green]driftloop is running.[/] Ctrl-C stops all of it.\n")
+    addresses = {name: value for name, value in environment.items() if name in _TOLD}
+    for name, value in addresses.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+    screen.print(
+        f"\nLogs are under {root / 'logs'}. In another terminal, here:\n"
+        "  driftloop watch      what the worker sees\n"
+        "  driftloop doctor     whether all is well\n"
+        "From another directory, or for your own programs, set the variables above first."
+    )
+
+
+_TOLD = (
+    "DRIFTLOOP_CONFIG",
+    "DRIFTLOOP_NAMESPACE",
+    "DRIFTLOOP_KAFKA",
+    "DRIFTLOOP_REDIS__URL",
+    "DRIFTLOOP_MLFLOW__TRACKING_URI",
+    "DRIFTLOOP_AIRFLOW__URL",
+)
+
+
+def _until_asked_to_stop() -> None:
+    """Wait for Ctrl-C or SIGTERM; both end the stack in good order."""
+    asked = threading.Event()
+    before = {each: signal.signal(each, lambda *_: asked.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        asked.wait()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

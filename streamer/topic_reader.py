@@ -1,0 +1,133 @@
+"""Reading a topic from its first message to the end it has now, without joining a group or committing anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from streamer import kafka_clients
+from streamer.settings import Settings
+
+_BATCH = 1_000
+_REQUEST_S = 10.0
+
+
+class ReadError(Exception):
+    """A topic could not be read to its end; the message names it and what to do."""
+
+
+def read_to_end(
+    settings: Settings, topic: str, partitions: Iterable[int] | None = None, *, timeout_s: float = 60.0
+) -> Iterator[Message]:
+    """Yield the committed messages of a topic, from the first it still has to the end it has now.
+
+    Messages of one partition come in order; partitions come mixed.
+
+    Parameters
+    ----------
+    topic : the full name, namespace included.
+    partitions : all of them by default.
+    timeout_s : how long to go on without reaching the end, as while a dead writer's transaction stays open.
+
+    Raises
+    ------
+    KafkaException
+        When Kafka is unreachable or refuses.
+    ReadError
+        When the topic does not exist, or its end is not reached in time.
+    """
+    places = _places(settings, topic, partitions)
+    ends = _uncommitted_ends(settings, places)
+    consumer = Consumer(
+        kafka_clients.consumer_config(
+            settings,
+            group_id="driftloop-reader",
+            extra={
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
+                "log_level": 0,
+            },
+        )
+    )
+    try:
+        left: dict[int, int] = {}
+        for place in places:
+            low, _high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S, cached=False)
+            place.offset = low
+            if low < ends[place.partition]:
+                left[place.partition] = ends[place.partition]
+        if left:
+            consumer.assign([place for place in places if place.partition in left])
+            yield from _messages(consumer, topic, left, time.monotonic() + timeout_s, timeout_s)
+    finally:
+        consumer.close()
+
+
+def newest_by_key(settings: Settings, topic: str, partitions: Iterable[int] | None = None) -> dict[str, bytes]:
+    """Return the newest value of every key of a compacted topic; a deleted key is not there."""
+    newest: dict[str, bytes] = {}
+    for message in read_to_end(settings, topic, partitions):
+        key, value = message.key(), message.value()
+        if key is None:
+            continue
+        name = key.decode() if isinstance(key, bytes) else key
+        if value is None:
+            newest.pop(name, None)
+        else:
+            newest[name] = value if isinstance(value, bytes) else value.encode()
+    return newest
+
+
+def _messages(
+    consumer: Consumer, topic: str, left: dict[int, int], deadline: float, timeout_s: float
+) -> Iterator[Message]:
+    """Yield what comes until every partition in `left` has been read past the end it is mapped to."""
+    while left:
+        for message in consumer.consume(_BATCH, 0.2):
+            partition, offset, error = message.partition(), message.offset(), message.error()
+            if error is None:
+                if partition is not None and offset is not None and offset + 1 >= left.get(partition, offset + 2):
+                    del left[partition]
+                yield message
+            elif error.code() == KafkaError._PARTITION_EOF:
+                # It may come early, and the end may hold transaction markers, which are never yielded.
+                if partition is not None and offset is not None and offset >= left.get(partition, offset + 1):
+                    del left[partition]
+            elif not error.retriable() and error.code() != KafkaError._TRANSPORT:
+                raise KafkaException(error)
+        if left and time.monotonic() > deadline:
+            raise ReadError(
+                f"topic {topic}: not read to its end in {timeout_s:.0f} s, partitions {sorted(left)} are left; "
+                f"a writer's transaction may still be open: try again in half a minute"
+            )
+
+
+def _places(settings: Settings, topic: str, partitions: Iterable[int] | None) -> list[TopicPartition]:
+    admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
+    found = admin.list_topics(topic, timeout=_REQUEST_S).topics[topic]
+    if found.error is not None or not found.partitions:
+        raise ReadError(f"topic {topic}: does not exist; run `driftloop topics create`")
+    wanted = set(found.partitions) if partitions is None else set(partitions)
+    strange = wanted - set(found.partitions)
+    if strange:
+        raise ReadError(
+            f"topic {topic}: has {len(found.partitions)} partitions, wanted number {max(strange)}; "
+            f"check internal_partitions, or run `driftloop topics check`"
+        )
+    return [TopicPartition(topic, partition) for partition in sorted(wanted)]
+
+
+def _uncommitted_ends(settings: Settings, places: list[TopicPartition]) -> dict[int, int]:
+    # A commit returns before its markers are everywhere: a committed end may lie before what is already final.
+    admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    found = admin.list_offsets(
+        {place: latest for place in places},
+        isolation_level=IsolationLevel.READ_UNCOMMITTED,
+        request_timeout=_REQUEST_S,
+    )
+    return {place.partition: int(future.result().offset) for place, future in found.items()}

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from streamer.models import ModelConfig
+from streamer.transaction import StepFailed
+from tests.streamer.logs import (
+    COMMANDS,
+    PANE,
+    T0,
+    Log,
+    Player,
+    catalog_of,
+    config,
+    contribution,
+    predictions,
+)
+
+
+def drifting(model: ModelConfig, panes: int = 12, shift_from: int = 5) -> Log:
+    log = Log(catalog_of(model))
+    for pane in range(panes):
+        log.flush(predictions(pane, 200, shift=30.0 if pane >= shift_from else 0.0))
+    log.quiet(3)
+    return log
+
+
+def played(log: Log, monkeypatch: Any) -> Player:
+    player = Player(log, monkeypatch)
+    player.play()
+    player.commit()
+    return player
+
+
+def test_drift_that_lasts_becomes_one_request_with_its_evidence_and_offsets(monkeypatch: Any) -> None:
+    player = played(drifting(config()), monkeypatch)
+    (request,) = player.values("retrain-requests.v1")
+    assert request["kind"] == "drift"
+    assert request["version"] == "1"
+    assert request["findings"][0]["subject"] in ("age", "@score")
+    assert request["findings"][0]["value"] > request["findings"][0]["floor"]
+    (offsets,) = request["offsets"]
+    assert offsets["topic"] == "predictions.v1"
+    assert offsets["start"] == 0
+    assert offsets["end"] <= 12 * 200
+
+
+def test_without_drift_there_is_no_request(monkeypatch: Any) -> None:
+    player = played(drifting(config(), shift_from=99), monkeypatch)
+    assert player.values("retrain-requests.v1") == []
+
+
+def test_a_stream_that_stops_is_not_looked_at_again(monkeypatch: Any) -> None:
+    log = drifting(config(), panes=6, shift_from=5)
+    log.quiet(120)
+    assert played(log, monkeypatch).values("retrain-requests.v1") == []
+
+
+def test_every_transition_and_answer_stands_in_the_ledger(monkeypatch: Any) -> None:
+    log = drifting(config())
+    player = Player(log, monkeypatch)
+    player.play()
+    player.commit()
+    (request,) = player.values("retrain-requests.v1")
+    log.command("accept", request["request_id"], run_id="run-1")
+    log.command("accept", request["request_id"], run_id="run-2")
+    player.play()
+    player.commit()
+    ledger = player.values("ledger.v1")
+    answers = [entry for entry in ledger if entry.get("outcome")]
+    assert [entry["outcome"] for entry in answers] == ["accepted", "refused"]
+    assert [entry["state"] for entry in ledger if entry["state"]] == ["raised", "accepted"]
+
+
+def test_a_command_for_an_unknown_model_is_refused(monkeypatch: Any) -> None:
+    monkeypatch.setattr("streamer.evaluate._CATALOG_S", 0.0)
+    log = Log(catalog_of(config()))
+    log.command("set_champion", "churn", version="1")
+    log.records[0] = (COMMANDS, log.now_ms, log.records[0][2].replace(b'"model":"churn"', b'"model":"other"'))
+    (answer,) = played(log, monkeypatch).values("ledger.v1")
+    assert answer["outcome"] == "refused"
+    assert answer["reason"] == "unknown model"
+
+
+def test_a_request_nobody_accepts_is_published_again_and_expires(monkeypatch: Any) -> None:
+    log = drifting(config(deadlines={"republish": "1m", "accept": "3m"}))
+    player = Player(log, monkeypatch)
+    for _ in range(5):
+        player.play()
+        player.tick()
+        player.commit()
+        log.now_ms += 60_000
+        log.flush()
+    attempts = [request.get("attempt", 1) for request in player.values("retrain-requests.v1")]
+    assert attempts == [1, 2, 3]
+    assert [entry["state"] for entry in player.values("ledger.v1")] == ["raised", "expired"]
+
+
+def test_a_whole_rollout_ends_in_a_promotion(monkeypatch: Any) -> None:
+    model = config(
+        labels={"maturity": "1m", "min_labels": 5},
+        canary={"steps": [50], "min_outcomes": 50, "margin": 0.2, "min_buckets": 10, "control_percent": 10},
+    )
+    log = drifting(model)
+    log.catalog = catalog_of(model, "1", "2")
+    player = Player(log, monkeypatch)
+    log.command("set_champion", "churn", version="1")
+    player.play()
+    player.commit()
+    (request,) = player.values("retrain-requests.v1")
+    request_id = request["request_id"]
+    rollout = f"canary-{request_id}"
+    log.command("accept", request_id, run_id="r")
+    log.command("train", request_id, run_id="r")
+    log.command("validate", request_id, version="2", evidence={})
+    log.command("start_rollout", rollout, request_id=request_id, challenger="2")
+    log.command("set_step", rollout, step=0)
+    rng = random.Random(1)
+    for pane in range(13, 40):
+        events, labels = [], []
+        for bucket in range(1000):
+            version = "2" if bucket < 500 else "1"
+            (event,) = predictions(pane * 1000 + bucket, 1, version=version, rollout_id=rollout, bucket=bucket)
+            event.ts = T0 + pane * PANE + bucket
+            events.append(event)
+            labels.append(contribution(event, rng.random() < 0.5))
+        log.flush(events, labels)
+    log.quiet(3)
+    player.play()
+    log.command("promote", rollout)
+    player.play()
+    player.commit()
+    answers = [entry for entry in player.values("ledger.v1") if entry.get("outcome")]
+    assert [(entry["command_kind"], entry["outcome"]) for entry in answers] == [
+        ("set_champion", "accepted"),
+        ("accept", "accepted"),
+        ("train", "accepted"),
+        ("validate", "accepted"),
+        ("start_rollout", "accepted"),
+        ("set_step", "accepted"),
+        ("promote", "accepted"),
+    ], answers[-1]["reason"]
+    assert player.values("deployments.v1")[-1]["champion"] == "2"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kills_anywhere_change_nothing(monkeypatch: Any, seed: int) -> None:
+    whole = played(drifting(config()), monkeypatch)
+    rng = random.Random(seed)
+    log = drifting(config())
+    player = Player(log, monkeypatch)
+    place = 0
+    while place < len(log.records):
+        place = min(place + rng.randint(1, 4), len(log.records))
+        player.play(place)
+        if rng.random() < 0.6:
+            player.commit()
+        if rng.random() < 0.5:
+            player.restart()
+            place = sum(player.next.values())
+    player.play()
+    player.commit()
+    assert player.values("retrain-requests.v1") == whole.values("retrain-requests.v1")
+    assert player.values("ledger.v1") == whole.values("ledger.v1")
+    panes = {key: value for key, value in player.state.items() if key.startswith("pane|")}
+    assert panes == {key: value for key, value in whole.state.items() if key.startswith("pane|")}
+
+
+def test_late_events_are_kept_apart_from_what_was_looked_at(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config()))
+    for pane in range(4):
+        log.flush(predictions(pane, 100))
+    late = predictions(0, 7)
+    for row, event in enumerate(late):
+        event.prediction_id = f"late-{row}"
+    log.flush(late)
+    player = played(log, monkeypatch)
+    shard = player.evaluate._shards[0]
+    (pane,) = [pane for key, pane in shard.models["churn"].panes.items() if key.start_ms == T0]
+    assert (pane.on_time.events, pane.late.events) == (100, 7)
+    assert shard.models["churn"].record.tallies["late"] == 7
+
+
+def test_events_below_the_retention_floor_make_no_pane(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config(time={"retention": "2m"})))
+    log.flush(predictions(100, 10))
+    log.flush(predictions(0, 10))
+    player = played(log, monkeypatch)
+    shard = player.evaluate._shards[0]
+    assert [key.start_ms for key in shard.models["churn"].panes] == [T0 + 100 * PANE]
+    assert shard.models["churn"].record.tallies["too_late"] == 10
+
+
+def test_panes_past_their_retention_leave_the_state(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config(time={"retention": "3m"})))
+    player = Player(log, monkeypatch)
+    for pane in range(12):
+        log.flush(predictions(pane, 20))
+        player.play()
+        player.commit()
+    kept = [key for key in player.state if key.startswith("pane|")]
+    assert 0 < len(kept) <= 5
+
+
+def test_a_fault_in_one_model_is_marked_and_does_not_stop_the_stage(monkeypatch: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("out of cheese")
+
+    monkeypatch.setattr("streamer.author.looks.drift_look", broken)
+    player = played(drifting(config()), monkeypatch)
+    (entry,) = player.values("ledger.v1")
+    assert entry["state"] == "faulted"
+    assert "out of cheese" in entry["reason"]
+    watched = player.evaluate._shards[0].models["churn"]
+    assert sum(pane.events for pane in watched.panes.values()) == 12 * 200
+
+
+def test_state_and_group_must_agree_on_what_is_applied(monkeypatch: Any) -> None:
+    player = played(drifting(config()), monkeypatch)
+    player.committed[COMMANDS] = 5
+    with pytest.raises(StepFailed, match="Move the group's offset back"):
+        player.restart()
+
+
+def test_a_state_topic_that_is_gone_is_an_error_not_a_fresh_start(monkeypatch: Any) -> None:
+    player = played(drifting(config()), monkeypatch)
+    player.state.clear()
+    with pytest.raises(StepFailed, match="Reset the group"):
+        player.restart()

@@ -95,9 +95,8 @@ class Airflow:
         return child
 
     def stop(self) -> None:
-        """Stop the scheduler, then the two others, then the API server."""
-        groups = (_STOP_ORDER[:1], _STOP_ORDER[1:3], _STOP_ORDER[3:])
-        for group in groups:
+        """Stop the scheduler and those beside it, then the API server."""
+        for group in (_STOP_ORDER[:-1], _STOP_ORDER[-1:]):
             children = [self._running[name] for name in group if name in self._running]
             if children:
                 with ThreadPoolExecutor(len(children)) as pool:

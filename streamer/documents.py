@@ -21,7 +21,10 @@ class Document(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 
 class ModelSummary(Document, kw_only=True):
-    """One line of `driftloop:models`: where a model stands."""
+    """One line of `driftloop:models`: where a model stands.
+
+    `watermark_ms` is the newest event time seen, `looked_ms` the end of the newest pane whose performance was looked at.
+    """
 
     model: str
     model_epoch: int = 1
@@ -33,6 +36,7 @@ class ModelSummary(Document, kw_only=True):
     faulted: bool = False
     open_request: str | None = None
     watermark_ms: int | None = None
+    looked_ms: int | None = None
 
 
 class FeatureDrift(Document, kw_only=True):

@@ -152,6 +152,7 @@ class LiveWriter:
             faulted=record.life.faulted is not None,
             open_request=request.request_id if request is not None and lifecycle.is_open(record.life) else None,
             watermark_ms=record.clock.watermark_ms,
+            looked_ms=record.mature_looked_ms,
         )
 
     def _tell(self, name: str, watched: Watched) -> None:

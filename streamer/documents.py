@@ -23,7 +23,7 @@ class Document(msgspec.Struct, kw_only=True, omit_defaults=False):
 class ModelSummary(Document, kw_only=True):
     """One line of `driftloop:models`: where a model stands.
 
-    `watermark_ms` is the newest event time seen, `looked_ms` the end of the newest pane whose performance was looked at.
+    `watermark_ms` is the newest event time seen, `looked_ms` the end of the newest pane looked at for performance.
     """
 
     model: str

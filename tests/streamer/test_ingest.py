@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from streamer.events import Increment, Partial
+from streamer.ingest import Ingest
+from streamer.labels import JoinStore
+from streamer.state import Keys
+from streamer.transaction import Batch, Partition, Standing
+from tests.streamer.logs import SETTINGS, T0, catalog_of, config
+from tests.streamer.stores import MemoryRecords
+
+PREDICTIONS, LABELS = Partition("predictions.v1", 0), Partition("labels.v1", 0)
+
+
+class Feed:
+    """An ingest stage with a store in memory, fed batches by hand."""
+
+    def __init__(self, **sections: Any) -> None:
+        self.store = JoinStore(None, Keys(), buckets=4, wait_aof=False)  # type: ignore[arg-type]
+        self.store._records = MemoryRecords()  # type: ignore[assignment]
+        self.catalog = catalog_of(config(**sections))
+        self.start()
+        self.next = {PREDICTIONS: 0, LABELS: 0}
+        self.committed = dict(self.next)
+
+    def start(self) -> None:
+        self.ingest = Ingest(
+            SETTINGS,
+            self.catalog,
+            self.store,
+            replica="0",
+            topic_ids={"predictions.v1": "AAAA", "features.v1": "BBBB", "labels.v1": "CCCC"},
+            partition_counts={"predictions.v1": 1, "labels.v1": 1},
+        )
+        standing = {p: Standing(getattr(self, "committed", {}).get(p, 0), 0) for p in (PREDICTIONS, LABELS)}
+        self.next = self.ingest.restore(standing)
+
+    def give(self, partition: Partition, *values: object, record_ms: int = T0 + 1_000) -> None:
+        raw = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
+        start = self.next[partition]
+        n = len(raw)
+        batch = Batch(
+            partition,
+            start,
+            start + n,
+            True,
+            record_ms,
+            list(range(start, start + n)),
+            [record_ms] * n,
+            [b"k"] * n,
+            raw,
+        )
+        self.ingest.fold(batch)
+        self.next[partition] = start + n
+
+    def flush(self) -> tuple[Partial, list[Any]]:
+        self.ingest.prepare()
+        records = list(self.ingest.results(dict(self.next)))
+        partials = [r for r in records if r.topic == "partials.v1"]
+        dead = [r for r in records if r.topic == "dead-letters.v1"]
+        self.committed = dict(self.next)
+        self.ingest.committed()
+        return msgspec.msgpack.decode(partials[0].value, type=Partial), dead
+
+
+def prediction(**changes: Any) -> dict[str, Any]:
+    event = {
+        "prediction_id": "p1",
+        "model": "churn",
+        "version": "1",
+        "ts": T0,
+        "features": {"age": 40.0, "plan": "a"},
+        "prediction": True,
+        "score": 0.8,
+    }
+    return {**event, **changes}
+
+
+def label(**changes: Any) -> dict[str, Any]:
+    return {"prediction_id": "p1", "model": "churn", "ts": T0 + 5_000, "label": True, **changes}
+
+
+def of(partial: Partial, source: str, version: str = "1") -> list[Increment]:
+    return [i for i in partial.increments if i.source == source and i.version == version]
+
+
+def test_a_flush_says_what_was_counted_and_how_far_it_has_read() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction(), prediction(prediction_id="p2"))
+    partial, dead = feed.flush()
+    (increment,) = of(partial, "predictions")
+    assert increment.events == 2
+    assert [(p.topic, p.start, p.end) for p in partial.progress] == [("predictions.v1", 0, 2), ("labels.v1", 0, 0)]
+    assert partial.marks[0].event_time_ms == T0
+    assert dead == []
+
+
+def test_an_empty_flush_still_carries_progress() -> None:
+    feed = Feed()
+    feed.give(LABELS, record_ms=T0 + 9_000)
+    partial, _dead = feed.flush()
+    assert partial.increments == []
+    assert {p.topic: p.read_up_to_ms for p in partial.progress}["labels.v1"] == T0 + 9_000
+
+
+def test_a_repeated_prediction_counts_once() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction(), prediction())
+    feed.flush()
+    feed.give(PREDICTIONS, prediction())
+    partial, _dead = feed.flush()
+    assert sum(i.events for i in of(partial, "predictions")) == 0
+    assert partial.tallies == {"churn": {"repeated": 1}}
+
+
+def test_a_label_is_joined_whether_it_comes_before_or_after() -> None:
+    feed = Feed()
+    feed.give(LABELS, label())
+    partial, _ = feed.flush()
+    assert of(partial, "labels") == []
+    feed.give(PREDICTIONS, prediction())
+    partial, _ = feed.flush()
+    assert of(partial, "labels")[0].labelled == 1
+    feed.give(PREDICTIONS, prediction(prediction_id="p2"))
+    feed.give(LABELS, label(prediction_id="p2"))
+    partial, _ = feed.flush()
+    assert of(partial, "labels")[0].labelled == 1
+
+
+def test_a_batch_read_again_after_a_crash_gives_what_it_gave_before() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction())
+    feed.give(LABELS, label())
+    before = list(feed.ingest.results(dict(feed.next)))
+    feed.start()
+    feed.give(PREDICTIONS, prediction())
+    feed.give(LABELS, label())
+    assert [r.value for r in feed.ingest.results(dict(feed.next))] == [r.value for r in before]
+
+
+def test_what_cannot_be_read_is_a_dead_letter_and_its_neighbours_count() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction(), b"{", prediction(prediction_id="p2", ts="now"), prediction(prediction_id="p3"))
+    partial, dead = feed.flush()
+    assert of(partial, "predictions")[0].events == 2
+    assert len(dead) == 2
+    headers = dict(dead[1].headers)
+    assert headers["field"] == b"ts"
+    assert headers["source-offset"] == b"2"
+    assert dead[0].value == b"{"
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        (prediction(model="nobody"), "model"),
+        (prediction(ts=T0 + 10 * 86_400_000), "ts"),
+    ],
+)
+def test_events_no_model_can_use_are_dead_letters(event: dict[str, Any], field: str) -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, event)
+    partial, (dead,) = feed.flush()
+    assert dict(dead.headers)["field"] == field.encode()
+    assert partial.increments == []
+    assert partial.marks == []
+
+
+def test_a_regression_needs_numbers() -> None:
+    feed = Feed(task="regression")
+    feed.give(PREDICTIONS, prediction(prediction="much"))
+    feed.give(LABELS, label(label="little"))
+    _partial, dead = feed.flush()
+    assert [dict(letter.headers)["field"] for letter in dead] == [b"prediction", b"label"]
+
+
+def test_labels_with_their_context_need_no_join() -> None:
+    feed = Feed(labels={"mode": "context"})
+    feed.give(LABELS, label(version="1", prediction=True, score=0.8, prediction_ts=T0))
+    feed.give(LABELS, label(version="1", prediction=True, prediction_ts=T0, label=False, previous=True))
+    feed.give(LABELS, label())
+    partial, dead = feed.flush()
+    (increment,) = of(partial, "labels")
+    assert increment.labelled == 1
+    assert dict(dead[0].headers)["field"] == b"version"
+
+
+def test_backfilled_events_are_counted_and_move_no_watermark() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction(origin="backfill"))
+    partial, _dead = feed.flush()
+    assert of(partial, "predictions")[0].origin == "backfill"
+    assert partial.marks == []
+
+
+def test_routed_predictions_leave_their_bucket_in_the_increment() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction(rollout_id="canary-1", bucket=17, latency_ms=3.0))
+    feed.give(LABELS, label())
+    partial, _dead = feed.flush()
+    assert set(of(partial, "predictions")[0].exposures) == {"canary-1"}
+    assert set(of(partial, "labels")[0].outcomes) == {"canary-1"}
+
+
+def test_slices_are_those_of_the_configured_features() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction())
+    feed.give(LABELS, label())
+    partial, _dead = feed.flush()
+    assert set(of(partial, "labels")[0].performance) == {"", "plan=a"}

@@ -128,7 +128,7 @@ def _redis(name: str, url: str) -> Check:
     client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
     try:
         info: Any = client.info("server")
-        known: Any = client.command_info(_NEEDED_COMMAND)
+        known: Any = client.execute_command("COMMAND", "INFO", _NEEDED_COMMAND)  # type: ignore[no-untyped-call]
     except redis.RedisError as error:
         return Check(name, "unreachable", f"{shown}: {error}", "start it, or set redis.url (DRIFTLOOP_REDIS__URL)")
     finally:
@@ -147,7 +147,7 @@ def _durability(name: str, url: str, reachable: Check) -> Iterator[Check]:
         return
     client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
     try:
-        found: Any = {**client.config_get("appendonly"), **client.config_get("maxmemory-policy")}  # type: ignore[dict-item]
+        found: Any = {**client.config_get("appendonly"), **client.config_get("maxmemory-policy")}
     except redis.RedisError as error:
         # Hosted servers often refuse CONFIG; then only their owner can tell.
         yield Check(name, "warning", f"cannot be asked: {error}", "make sure appendonly is on, eviction off")

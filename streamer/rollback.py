@@ -118,8 +118,9 @@ def _tell(settings: Settings, held: Deployment, epoch: int, reason: str, actor: 
     )
     try:
         answer = commands.send(settings, command, timeout_s=_ANSWER_S)
-    except commands.CommandTimeout:
-        return "sent"
-    except KafkaException as error:
-        return f"not sent: {error.args[0].str()}"
-    return f"refused: {answer.reason}" if answer.outcome == "refused" else str(answer.outcome)
+    except commands.CommandTimeout as error:
+        # With Kafka away nothing was sent; with evaluate away it was, and waits.
+        return f"not sent: {error.__cause__}" if isinstance(error.__cause__, KafkaException) else "sent"
+    except commands.CommandError as error:
+        return f"not sent: {error}"
+    return f"refused: {answer.reason}" if commands.was_refused(answer) else str(answer.outcome)

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from streamer.cli import (
@@ -16,7 +17,6 @@ from streamer.cli import (
     ledger,
     models,
     reference,
-    replay,
     request,
     status,
     topics,
@@ -24,6 +24,7 @@ from streamer.cli import (
     worker,
 )
 from streamer.cli.failures import FAILED, explain
+from streamer.telemetry import configure_logging
 
 EXTENSIONS = "driftloop.commands"
 TRACEBACK = "DRIFTLOOP_TRACEBACK"
@@ -100,7 +101,6 @@ def build() -> typer.Typer:
         status,
         watch,
         ledger,
-        replay,
         request,
         deadletters,
         doctor,
@@ -111,9 +111,16 @@ def build() -> typer.Typer:
 
 
 def _options(
-    show_version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
-    if show_version:
+    # What a command says goes to standard output alone; only what went wrong on the way is worth a log line.
+    configure_logging(level="WARNING")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"driftloop {version('driftloop')}")
         raise typer.Exit()
 
@@ -143,7 +150,7 @@ def _unavailable(name: str, reason: str) -> Any:
 
     @single.command(
         name,
-        help=f"Not available here: {reason}",
+        help=f"Not available here: {escape(reason)}",
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def explain_absence() -> None:

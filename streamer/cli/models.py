@@ -61,7 +61,12 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         write_json(
             [
-                {"model": name, "task": model.task, "model_epoch": model.model_epoch, "references": versions.get(name, [])}
+                {
+                    "model": name,
+                    "task": model.task,
+                    "model_epoch": model.model_epoch,
+                    "references": versions.get(name, []),
+                }
                 for name, model in models.items()
             ]
         )

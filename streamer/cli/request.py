@@ -31,13 +31,21 @@ def request(
 
 def split(
     model: str,
-    champion: Annotated[str | None, typer.Option(help="Name the version that serves; not while a rollout runs.")] = None,
+    champion: Annotated[
+        str | None, typer.Option(help="Name the version that serves; not while a rollout runs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show who serves what share of a model's traffic, or name the version that does."""
     configured = settings()
     if champion is not None:
-        ask(published_model(configured, model), "set_champion", subject=model, payload={"version": champion}, as_json=as_json)
+        ask(
+            published_model(configured, model),
+            "set_champion",
+            subject=model,
+            payload={"version": champion},
+            as_json=as_json,
+        )
         return
     with live_view(configured) as view:
         found = view.split(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from streamer.cli.present import console
 from streamer.cli.surroundings import require_kafka, settings
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """Which stages a worker runs."""
 
     all = "all"
@@ -33,7 +33,8 @@ def register(app: typer.Typer) -> None:
 def worker(
     role: Annotated[Role, typer.Option(help="Which stages to run in this process.")] = Role.all,
     replica: Annotated[
-        str | None, typer.Option(help="This worker's name among its like; no two may share one. Default: worker.replica.")
+        str | None,
+        typer.Option(help="This worker's name among its like; no two may share one. Default: worker.replica."),
     ] = None,
 ) -> None:
     """Run the stream worker until SIGTERM: it reads events, keeps the live view and decides."""
@@ -41,9 +42,7 @@ def worker(
 
     configured = settings()
     if replica is not None:
-        configured = configured.model_copy(
-            update={"worker": configured.worker.model_copy(update={"replica": replica})}
-        )
+        configured = configured.model_copy(update={"worker": configured.worker.model_copy(update={"replica": replica})})
     require_kafka(configured)
     topics.topic_ids(configured, [configured.topic(name) for name in topics.TOPICS])
     code = app.run(configured, role=role.value)

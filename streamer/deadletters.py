@@ -184,10 +184,10 @@ def _place(letter_id: str) -> tuple[int, int]:
 
 
 def _read(message: Message) -> Letter:
-    headers = {name: value or b"" for name, value in message.headers() or []}
+    headers = dict(message.headers() or [])
 
     def text(name: str, default: str = "") -> str:
-        value = headers.get(name, default)
+        value = headers.get(name) or default
         return value if isinstance(value, str) else value.decode(errors="replace")
 
     letter_id = f"{message.partition()}:{message.offset()}"

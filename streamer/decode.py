@@ -179,12 +179,12 @@ def _explain_syntax(text: str, error: ValueError) -> str:
 def _field_of(text: str, literal: str) -> str:
     """Return the first field whose value is, or holds, the literal NaN or Infinity."""
     document = json.loads(text, parse_constant=lambda name: _Literal() if name == literal else None)
-    if isinstance(document, dict):
-        for field, value in document.items():
-            if isinstance(value, _Literal):
-                return str(field)
-            if isinstance(value, dict):
-                return next((f"{field}.{name}" for name, inner in value.items() if isinstance(inner, _Literal)), field)
+    for field, value in document.items() if isinstance(document, dict) else ():
+        if isinstance(value, _Literal):
+            return str(field)
+        for name, inner in value.items() if isinstance(value, dict) else ():
+            if isinstance(inner, _Literal):
+                return f"{field}.{name[:100]}"
     return ""
 
 

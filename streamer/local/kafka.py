@@ -94,10 +94,11 @@ class Kafka:
         """Give the log directory its cluster id; a format that was cut short is done again."""
         data = properties.parent
         shutil.rmtree(data / "log", ignore_errors=True)
+        # One id in 64 begins with a dash: given apart from its option, it would be taken for another.
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         self._site.launcher.run(
             "kafka",
-            [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
+            [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)],
             log=self._site.log("kafka"),
             within_s=_READY_S,
         )

@@ -234,5 +234,7 @@ def _numbers(feature: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{feature}: got values that are no numbers ({error}), wanted floats with nan for missing; "
-                        "declare the feature categorical or convert it") from error
+        raise TypeError(
+            f"{feature}: got values that are no numbers ({error}), wanted floats with nan for missing; "
+            "declare the feature categorical or convert it"
+        ) from error

@@ -183,7 +183,7 @@ def grouping(reference: Histogram, *, groups: int = 10, ordered: bool = True) ->
     """
     size = len(reference)
     cells = size - SPECIAL_CELLS
-    missing, below, above, unseen = range(cells, size)
+    below, above, unseen = range(cells + 1, size)
     group_of = np.full(size, -1, dtype=np.int64)
     if not ordered:
         inner = np.asarray(reference[:cells])

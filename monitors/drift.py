@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
+
 from monitors import divergence, significance
+from monitors.binning import SPECIAL_CELLS
 from monitors.profile import FeatureProfile
 from monitors.sketch import Counts
 
@@ -93,7 +96,8 @@ def measure(
         p_psi = significance.psi_p_value(psi, effective_n, effective_m, groups)
         null_psi = significance.psi_threshold(effective_n, effective_m, groups, share) if calibrated else 0.0
         threshold_psi = max(policy.psi, null_psi)
-        jensen_shannon = divergence.jensen_shannon(profile.counts, current)
+        # Over the pooled groups: over hundreds of cells chance alone would show a distance.
+        jensen_shannon = divergence.jensen_shannon(*(np.pad(side, (0, SPECIAL_CELLS)) for side in pooled))
         if binning.ordered:
             ks = divergence.ks(profile.counts, current)
             p_ks = significance.ks_p_value(ks, effective_n, effective_m)

@@ -10,6 +10,7 @@ from monitors.drift import FeatureDrift
 Trigger: TypeAlias = Literal["drift", "performance"]
 Mode: TypeAlias = Literal["calibrated", "fixed"]
 Phase: TypeAlias = Literal["quiet", "suspected", "raised", "cooling"]
+Finding: TypeAlias = Literal["alarm", "between", "clear"]
 
 # However generous the budget, no single test runs at a laxer level than this.
 MAX_ALPHA = 0.05
@@ -167,59 +168,60 @@ def decide(
         state = _calm(state, "quiet", at_ms)
     if fault is not None:
         return state, None
-    drift_streak = state.drift_streak + _drift_step(policy, look.drift, state.drift_streak)
-    performance_streak = state.performance_streak + _performance_step(
-        policy, look.performance, state.performance_streak
-    )
-    state = replace(state, drift_streak=drift_streak, performance_streak=performance_streak)
-    for kind, streak in _streaks(policy, look, state):
-        if streak >= policy.consecutive:
+    found: dict[Trigger, Finding] = {
+        "performance": _performance_finding(policy, look.performance),
+        "drift": _drift_finding(policy, look.drift),
+    }
+    streaks = {
+        "performance": _streak(state.performance_streak, found["performance"]),
+        "drift": _streak(state.drift_streak, found["drift"]),
+    }
+    for kind, finding in found.items():
+        if finding == "alarm" and streaks[kind] >= policy.consecutive:
             return _calm(state, "raised", at_ms), Decision(kind, at_ms)
-    phase: Phase = "suspected" if drift_streak or performance_streak else "quiet"
-    return (state if phase == state.phase else replace(state, phase=phase, since_ms=at_ms)), None
+    phase: Phase = "suspected" if any(streaks.values()) else "quiet"
+    return replace(
+        state,
+        phase=phase,
+        drift_streak=streaks["drift"],
+        performance_streak=streaks["performance"],
+        since_ms=state.since_ms if phase == state.phase else at_ms,
+    ), None
 
 
 def ended(policy: AlertPolicy, state: AlertState, *, at_ms: int) -> AlertState:
-    """Begin the cooldown: the request has ended, at this event time in milliseconds."""
+    """Begin the cooldown: the model's request has ended, whichever way, at this event time."""
     return replace(_calm(state, "cooling", at_ms), cooling_until_ms=at_ms + policy.cooldown_ms)
 
 
 def _calm(state: AlertState, phase: Phase, at_ms: int) -> AlertState:
-    """Return the state in another phase, its streaks begun anew; `since_ms` moves only with the phase."""
-    since_ms = state.since_ms if state.phase == phase else at_ms
+    """Return the state in a phase without streaks, since now unless it was in that phase already."""
+    since_ms = state.since_ms if phase == state.phase else at_ms
     return replace(state, phase=phase, drift_streak=0, performance_streak=0, since_ms=since_ms)
 
 
-def _drift_step(policy: AlertPolicy, drift: tuple[FeatureDrift, ...] | None, streak: int) -> int:
-    """Return what a drift look adds to its streak: one, nothing, or all of it back."""
+def _streak(streak: int, finding: Finding) -> int:
+    return streak + 1 if finding == "alarm" else streak if finding == "between" else 0
+
+
+def _drift_finding(policy: AlertPolicy, drift: tuple[FeatureDrift, ...] | None) -> Finding:
     measured = [feature for feature in drift or () if feature.missing is None]
-    if not measured:
-        return 0
+    if "drift" not in policy.triggers or not measured:
+        return "between"
     if sum(feature.alarm for feature in measured) >= policy.min_features:
-        return 1
-    holding = sum(_holds(policy, feature) for feature in measured) >= policy.min_features
-    return 0 if holding else -streak
+        return "alarm"
+    return "between" if sum(_lingers(policy, feature) for feature in measured) >= policy.min_features else "clear"
 
 
-def _holds(policy: AlertPolicy, feature: FeatureDrift) -> bool:
-    """Tell whether a feature is still near enough to the line for a streak to stand."""
-    return feature.psi >= policy.clear_ratio * policy.psi or feature.ks >= policy.clear_ratio * policy.ks
+def _lingers(policy: AlertPolicy, feature: FeatureDrift) -> bool:
+    """Tell whether a feature is not yet clearly back under its line; a statistic that is nan never lingers."""
+    ratio = policy.clear_ratio
+    return feature.psi >= ratio * feature.threshold_psi or feature.ks >= ratio * feature.threshold_ks
 
 
-def _performance_step(policy: AlertPolicy, look: PerformanceLook | None, streak: int) -> int:
-    """Return what a performance look adds to its streak: one, nothing, or all of it back."""
-    if look is None or look.missing is not None:
-        return 0
-    if look.alarm:
-        return 1
-    return 0 if look.drop >= policy.clear_ratio * policy.performance_drop else -streak
-
-
-def _streaks(policy: AlertPolicy, look: Look, state: AlertState) -> list[tuple[Trigger, int]]:
-    """Return the streaks this look may decide on, performance first."""
-    streaks: list[tuple[Trigger, int]] = []
-    if look.performance is not None and "performance" in policy.triggers:
-        streaks.append(("performance", state.performance_streak))
-    if look.drift is not None and "drift" in policy.triggers:
-        streaks.append(("drift", state.drift_streak))
-    return streaks
+def _performance_finding(policy: AlertPolicy, performance: PerformanceLook | None) -> Finding:
+    if "performance" not in policy.triggers or performance is None or performance.missing is not None:
+        return "between"
+    if performance.alarm:
+        return "alarm"
+    return "between" if performance.drop >= policy.clear_ratio * policy.performance_drop else "clear"

@@ -14,7 +14,7 @@ PAIR = np.dtype([("cell", "<i4"), ("count", "<i4")])
 MAX_COUNT = 2**31 - 1
 
 
-class FingerprintMismatch(ValueError):
+class FingerprintMismatchError(ValueError):
     """Two histograms are over different cells and cannot be added."""
 
 
@@ -41,11 +41,11 @@ class HistogramSketch:
 
         Raises
         ------
-        FingerprintMismatch
+        FingerprintMismatchError
             The other is over other cells.
         """
         if other.fingerprint != self.fingerprint or other.counts.shape != self.counts.shape:
-            raise FingerprintMismatch(
+            raise FingerprintMismatchError(
                 f"sketch.fingerprint: got {other.fingerprint} with {len(other.counts)} cells, wanted "
                 f"{self.fingerprint} with {len(self.counts)}; keep sketches of different references apart"
             )

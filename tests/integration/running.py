@@ -53,7 +53,7 @@ class WorkerProcess:
             "DRIFTLOOP_WORKER__DATA_DIR": str(directory),
             "DRIFTLOOP_WORKER__COMMIT_MS": "500",
         }
-        self._command = [sys.executable, "/tmp/plan/w.py"]
+        self._command = [sys.executable, "-m", "streamer.cli", "worker", "--role", role]
         self._variables = variables
         self.start()
 

@@ -62,22 +62,29 @@ class Airflow:
         return str(answer["access_token"])
 
     def prepare(self) -> None:
-        """Bring the database to the installed version's schema; needs PostgreSQL only."""
+        """Bring the database to the installed version's schema and start the API server.
+
+        Needs PostgreSQL only. The API server takes longest of all and has nothing to do with Kafka,
+        so it starts before the broker is ready; `start` waits for it.
+        """
+        self._site.ports.get("airflow")
         self._postgres.migrate("airflow", "apache-airflow", self._migrate)
+        self.spawn("api-server")
 
     def start(self) -> None:
-        """Start the four processes and wait until Airflow calls itself healthy."""
+        """Start what does not run yet of the four processes and wait until Airflow calls itself healthy."""
         for attempt in attempts(self._site, "airflow", "airflow-task-logs", "airflow-trigger-logs"):
             with attempt:
                 self._start()
 
     def _start(self) -> None:
-        self._site.ports.get("airflow")
-        # Kept by an earlier attempt, or by a part that is restarted.
-        self.stop()
-        # The order in which they take longest to be ready.
+        if "airflow" not in self._site.ports.all():
+            # Another process was faster to the first port.
+            self.stop()
+            self._site.ports.get("airflow")
         for name in reversed(_STOP_ORDER):
-            self.spawn(name)
+            if name not in self._running or not self._running[name].running:
+                self.spawn(name)
         server = self._running["api-server"]
         with noticing_taken_ports(server):
             server.wait_until(self._healthy, within_s=_READY_S)
@@ -104,8 +111,9 @@ class Airflow:
         self._running.clear()
 
     def configure(self, settings: Settings) -> Settings:
-        """Return the settings with the address of the pages."""
-        return settings.model_copy(update={"airflow": settings.airflow.model_copy(update={"url": self.url})})
+        """Return the settings with the address of the pages and a place for the files of a retraining."""
+        update = {"url": self.url, "work_dir": self._site.directory("airflow/work")}
+        return settings.model_copy(update={"airflow": settings.airflow.model_copy(update=update)})
 
     def variables(self) -> dict[str, str]:
         """Return the environment of Airflow's own processes: driftloop's variables and Airflow's."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamer import topics
+from streamer.durations import Duration
 from streamer.local.airflow import Airflow
 from streamer.local.kafka import Kafka
 from streamer.local.mlflow import Mlflow
@@ -25,7 +26,7 @@ from streamer.local.record import Record
 from streamer.local.site import Part, Site
 from streamer.local.valkey import Valkey
 from streamer.local.worker import DEFAULT_COMMAND, Workers
-from streamer.settings import Settings, config_path, load_settings
+from streamer.settings import Section, Settings, config_path, load_settings
 
 PARTS = ("kafka", "valkey", "postgres", "mlflow", "airflow", "worker")
 Progress = Callable[[str, str], None]
@@ -278,17 +279,20 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
     Sections become DRIFTLOOP_<SECTION>__<KEY>; `kafka` and `topics`, whose keys are not known beforehand, JSON.
     """
-    variables = {}
-    for name, value in settings.model_dump(mode="json", by_alias=True, exclude_none=True).items():
-        if name in ("kafka", "topics"):
-            variables[f"DRIFTLOOP_{name.upper()}"] = json.dumps(value)
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                variables[f"DRIFTLOOP_{name.upper()}__{key.upper()}"] = _text(inner)
-        else:
-            variables[f"DRIFTLOOP_{name.upper()}"] = _text(value)
+    variables = {
+        "DRIFTLOOP_KAFKA": json.dumps(settings.kafka.properties()),
+        "DRIFTLOOP_TOPICS": json.dumps(settings.model_dump(mode="json", exclude_none=True)["topics"]),
+    }
+    for name, value in settings:
+        prefix = f"DRIFTLOOP_{name.upper()}"
+        if isinstance(value, Section):
+            variables |= {f"{prefix}__{key.upper()}": _text(inner) for key, inner in value if inner is not None}
+        elif prefix not in variables:
+            variables[prefix] = _text(value)
     return variables
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, Duration):
+        return f"{int(value)}ms"
+    return json.dumps(value) if isinstance(value, bool) else str(value)

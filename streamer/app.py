@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 Role = Literal["all", "ingest", "evaluate"]
 _SILENT_S = 60.0
-_RECONCILE_S = 15.0
+_RECONCILE_S = 60.0
 _STOP_S = 10.0
 
 

@@ -71,6 +71,8 @@ class LiveWriter:
         """Write the documents of every model that has changed."""
         everything, self._everything = self._everything, False
         try:
+            # A Redis that was flushed has not even the summaries.
+            everything = everything or not self._redis.exists(self._keys.models())
             for shard in shards:
                 for name, watched in shard.models.items():
                     model = self._catalog.model(name)

@@ -37,3 +37,6 @@ def test_drift_is_counted_shown_and_becomes_one_request(settings: Settings) -> N
         assert request["state"] == "raised"
         assert request["kind"] == "drift"
         assert request["findings"][0]["subject"] in ("age", "@score")
+        store.flushall()
+        again = wait_for(lambda: store.hget(keys.drift("churn", "1"), "age"), lambda found: found is not None)
+        assert json.loads(again)["psi"] == drift["psi"]

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from streamer.events import NAME_PATTERN, FeatureLog, Label, Origin, Prediction, Scalar
+from streamer.events import EARLIEST_MS, LATEST_MS, NAME_PATTERN, FeatureLog, Label, Origin, Prediction, Scalar
 
-MAX_TS_MS = 7_258_118_400_000  # as streamer.events.EpochMs: the year 2200
 _MAX_IDENTIFIER = 200
 _ORIGINS: frozenset[Origin] = frozenset({"live", "shadow", "backfill"})
 _PLAIN: frozenset[type] = frozenset({float, int, str, bool, type(None)})
@@ -118,12 +117,13 @@ def entity(value: Any, argument: str = "entity_id") -> str | None:
 
 
 def epoch_ms(value: Any, argument: str = "ts_ms") -> int:
-    """Return an event time in whole epoch milliseconds, UTC, before the year 2200."""
+    """Return an event time in whole epoch milliseconds, UTC, from 1973 to the year 2200."""
     plain = scalar(value, argument)
     if type(plain) is not int:
         raise TypeError(f"{argument}: got {value!r}, wanted whole epoch milliseconds")
-    if not 0 <= plain <= MAX_TS_MS:
-        raise ValueError(f"{argument}: got {plain}, wanted epoch milliseconds between 1970 and 2200")
+    if not EARLIEST_MS <= plain <= LATEST_MS:
+        unit = "seconds" if plain < EARLIEST_MS else "micro- or nanoseconds"
+        raise ValueError(f"{argument}: got {plain}, wanted epoch milliseconds (is it in {unit}?)")
     return plain
 
 
@@ -154,20 +154,23 @@ def bucket(value: Any, argument: str = "bucket") -> int | None:
 
 def checked_prediction(event: Prediction, where: str = "") -> Prediction:
     """Return a prediction whose every field is what `predictions.v1` takes; `where` begins its errors."""
+    prediction, error = scalar(event.prediction, where + "prediction"), text(event.error, where + "error")
+    if prediction is None and error is None:
+        raise ValueError(f"{where}prediction: got {event.prediction!r}, wanted a value, or an error that says why not")
     return Prediction(
         prediction_id=identifier(event.prediction_id, where + "prediction_id"),
         model=name(event.model, where + "model"),
         ts=epoch_ms(event.ts, where + "ts_ms"),
         version=name(event.version, where + "version"),
         features=features(event.features, where + "features"),
-        prediction=scalar(event.prediction, where + "prediction"),
+        prediction=prediction,
         score=score(event.score, where + "score"),
         entity_id=entity(event.entity_id, where + "entity_id"),
         origin=origin(event.origin, where + "origin"),
         rollout_id=text(event.rollout_id, where + "rollout_id"),
         bucket=bucket(event.bucket, where + "bucket"),
         latency_ms=number(event.latency_ms, where + "latency_ms"),
-        error=text(event.error, where + "error"),
+        error=error,
     )
 
 
@@ -190,11 +193,14 @@ def checked_label(event: Label, where: str = "") -> Label:
         raise TypeError(f"{where}revision: got {event.revision!r}, wanted a whole number")
     if type(event.deleted) is not bool:
         raise TypeError(f"{where}deleted: got {event.deleted!r}, wanted True or False")
+    label = scalar(event.label, where + "label")
+    if label is None and not event.deleted:
+        raise ValueError(f"{where}label: got {event.label!r}, wanted a value, or deleted=True to take one back")
     return Label(
         prediction_id=identifier(event.prediction_id, where + "prediction_id"),
         model=name(event.model, where + "model"),
         ts=epoch_ms(event.ts, where + "ts_ms"),
-        label=scalar(event.label, where + "label"),
+        label=label,
         value=number(event.value, where + "value"),
         revision=revision,
         deleted=event.deleted,

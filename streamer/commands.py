@@ -109,11 +109,9 @@ def send(settings: Settings, command: Command, *, timeout_s: float = 60.0, check
     consumer = Consumer(consumer_config(settings, group_id=f"driftloop-answer-{command.command_id}"))
     try:
         _tail(consumer, TopicPartition(settings.topic("ledger"), partition), command, deadline)
-        answer = _ask(settings, consumer, command, partition, deadline)
+        answer = _ask(settings, consumer, command, partition, timeout_s, deadline)
     finally:
         consumer.close()
-    if answer is None:
-        raise CommandTimeout(_no_answer(command, timeout_s))
     log.info("command_answered", command=command.kind, subject=command.subject, outcome=answer.outcome)
     if check and was_refused(answer):
         raise CommandRefused(command, answer)
@@ -140,17 +138,19 @@ def _tail(consumer: Consumer, ledger: TopicPartition, command: Command, deadline
 
 
 def _ask(
-    settings: Settings, consumer: Consumer, command: Command, partition: int, deadline: float
-) -> LedgerEntry | None:
+    settings: Settings, consumer: Consumer, command: Command, partition: int, timeout_s: float, deadline: float
+) -> LedgerEntry:
     """Append the command, again and again, until its answer stands in the ledger or time is up."""
+    taken: list[Message] = []
     faults: list[KafkaError] = []
     producer = Producer(producer_config(settings, {"linger.ms": 0}))
     append_at = float("-inf")
-    wanted = command.command_id.encode()
 
-    def delivered(error: KafkaError | None, _: Message) -> None:
-        if error is not None:
-            faults.append(error)
+    def delivered(fault: KafkaError | None, message: Message) -> None:
+        if fault is None:
+            taken.append(message)
+        else:
+            faults.append(fault)
 
     try:
         while (now := time.monotonic()) < deadline:
@@ -165,37 +165,46 @@ def _ask(
                 )
                 append_at = now + RESEND_S
             producer.poll(0)
-            for fault in faults:
-                _judge(command, fault)
-            for message in consumer.consume(_BATCH, min(_POLL_S, deadline - now)):
-                answer = _read(message, command, wanted)
-                if answer is not None:
-                    return answer
-        return None
+            _raise_refusal_by_kafka(command, faults)
+            answer = _answer(consumer.consume(_BATCH, min(_POLL_S, deadline - now)), command)
+            if answer is not None:
+                return answer
     finally:
         producer.purge()
+    if taken:
+        raise CommandTimeout(_no_answer(command, timeout_s))
+    fault = faults[-1] if faults else KafkaError(KafkaError._MSG_TIMED_OUT)
+    raise CommandTimeout(
+        f"{command.kind} of {command.subject or command.model}: Kafka did not take it in {timeout_s:g} s: "
+        f"{fault.str()}; check that it runs, then send the same command_id again ({command.command_id})"
+    ) from KafkaException(fault)
 
 
-def _judge(command: Command, fault: KafkaError) -> None:
-    """Raise for what trying again cannot mend."""
-    if not (fault.retriable() or fault.code() in {KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT}):
-        raise CommandError(
-            f"{command.kind} of {command.subject or command.model}: Kafka did not take it: {fault.str()}"
-        )
+def _raise_refusal_by_kafka(command: Command, faults: list[KafkaError]) -> None:
+    """Raise for what appending again cannot mend."""
+    for fault in faults:
+        if fault.code() not in {KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT} and not fault.retriable():
+            raise CommandError(
+                f"{command.kind} of {command.subject or command.model}: Kafka did not take it: {fault.str()}"
+            )
 
 
-def _read(message: Message, command: Command, wanted: bytes) -> LedgerEntry | None:
-    """Return the ledger entry a message holds, if it answers the command."""
-    fault, value = message.error(), message.value()
-    if fault is not None:
-        if not fault.retriable():
-            _judge(command, fault)
-        return None
-    # The ledger holds every model of the partition: only what mentions the command is decoded.
-    if value is None or wanted not in value:
-        return None
-    entry = _decode(value)
-    return entry if entry.command_id == command.command_id and entry.outcome is not None else None
+def _answer(messages: list[Message], command: Command) -> LedgerEntry | None:
+    """Return the first answer to the command among ledger entries."""
+    wanted = command.command_id.encode()
+    for message in messages:
+        fault, value = message.error(), message.value()
+        if fault is not None:
+            if fault.fatal() or fault.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise CommandError(f"{command.kind}: the ledger cannot be read: {fault.str()}")
+            continue  # the client itself goes on trying, until time is up
+        # The ledger holds every model of the partition: only what mentions the command is decoded.
+        if value is None or wanted not in value:
+            continue
+        entry = _decode(value)
+        if entry.command_id == command.command_id and entry.outcome is not None:
+            return entry
+    return None
 
 
 def _no_answer(command: Command, timeout_s: float) -> str:

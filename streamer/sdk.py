@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 import uuid_utils
@@ -16,31 +16,16 @@ import uuid_utils
 from streamer.arguments import checked_features, checked_label, checked_prediction, identifier, name
 from streamer.batches import LabelColumns, PredictionColumns
 from streamer.events import FeatureLog, Label, Origin, Prediction
-from streamer.kafka_clients import kafka_python
-from streamer.outbox import CloseReport, Entry, JavaPartitioner, Outbox, Stats
+from streamer.outbox import CloseReport, Entry, Outbox, Stats
 from streamer.routing import UNKNOWN_VERSION, Choice, SplitReader
+from streamer.transport import KafkaPythonTransport, Transport, kafka_python_options
 
 __all__ = ["Choice", "Client", "CloseReport", "Label", "LabelColumns", "Prediction", "PredictionColumns", "Stats"]
 
+TransportName = Literal["kafka-python", "librdkafka"]
+
 DEFAULT_SERVERS = "127.0.0.1:9092"
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
-
-# Measured with events of 340 bytes: larger batches than this save nothing more, and a linger of 50 ms
-# fills them from a few thousand events a second on. Every property may be given by its Kafka name.
-_DEFAULTS: Mapping[str, Any] = {
-    "client_id": "driftloop-sdk",
-    "compression_type": "lz4",
-    "linger_ms": 50,
-    "batch_size": 131_072,
-    "max_request_size": 4_000_000,
-    # These two bound how long the sending thread can be held up, and with it `close`.
-    "max_block_ms": 2_000,
-    "bootstrap_timeout_ms": 2_000,
-    # A topic made by accident would have the wrong partitions and retention.
-    "allow_auto_create_topics": False,
-    "metrics_enabled": False,
-    "partitioner": JavaPartitioner(),
-}
 
 
 class Client:
@@ -57,6 +42,8 @@ class Client:
     kafka : Kafka's client properties by their dotted names, e.g. {"security.protocol": "SASL_SSL"}.
     queue_size : how many events may wait or be on their way before more are dropped.
     on_drop : called in the background with the number of events newly dropped.
+    transport : "kafka-python", or "librdkafka" where confluent-kafka is installed, which a replay or a
+        batch job of many thousand events a second wants.
 
     Raises
     ------
@@ -87,12 +74,12 @@ class Client:
         kafka: Mapping[str, object] | None = None,
         queue_size: int = 100_000,
         on_drop: Callable[[int], None] | None = None,
+        transport: TransportName = "kafka-python",
     ) -> None:
         if queue_size < 1:
             raise ValueError(f"queue_size: got {queue_size}, wanted at least 1")
         properties = {"bootstrap.servers": bootstrap_servers, **(kafka or {})}
-        options = {**_DEFAULTS, **kafka_python(properties, scope="producer")}
-        self._outbox = Outbox(options, size=queue_size, on_drop=on_drop)
+        self._outbox = Outbox(_connector(properties, transport), size=queue_size, on_drop=on_drop)
         self._splits = SplitReader(redis_url, namespace) if redis_url is not None else None
         prefix = f"{namespace}." if namespace else ""
         self._predictions, self._features, self._labels = (
@@ -100,7 +87,13 @@ class Client:
         )
 
     @classmethod
-    def from_environment(cls, *, queue_size: int = 100_000, on_drop: Callable[[int], None] | None = None) -> Self:
+    def from_environment(
+        cls,
+        *,
+        queue_size: int = 100_000,
+        on_drop: Callable[[int], None] | None = None,
+        transport: TransportName = "kafka-python",
+    ) -> Self:
         """Make a client from what the service itself is configured by.
 
         The file that DRIFTLOOP_CONFIG names, if any (its `namespace`, `[kafka]` and `[redis]`), then
@@ -120,6 +113,7 @@ class Client:
             kafka=kafka,
             queue_size=queue_size,
             on_drop=on_drop,
+            transport=transport,
         )
 
     def choose(self, model: str, entity_id: object) -> Choice:
@@ -319,6 +313,20 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _connector(properties: Mapping[str, object], transport: TransportName) -> Callable[[], Transport]:
+    """Check the properties now, connect later."""
+    if transport == "kafka-python":
+        options = kafka_python_options(properties)
+        return lambda: KafkaPythonTransport(options)
+    if transport != "librdkafka":
+        raise ValueError(f"transport: got {transport!r}, wanted kafka-python or librdkafka")
+    try:
+        from streamer.fast_transport import LibrdkafkaTransport
+    except ImportError as error:
+        raise ValueError("transport: librdkafka needs confluent-kafka; pip install 'driftloop[worker]'") from error
+    return lambda: LibrdkafkaTransport(properties)
 
 
 def _now_ms() -> int:

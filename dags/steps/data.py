@@ -1,0 +1,115 @@
+"""What a retraining trains on: the request's labelled window, and the champion's own training rows before it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import polars as pl
+
+from dags.steps.offsets import Read, read_events
+from dags.steps.tables import ENTITY, IDENTITY, LABEL, TIME, TableError, typed
+from streamer.events import RetrainRequest
+from streamer.models import ModelConfig
+from streamer.settings import Settings
+
+Extracted = tuple[pl.DataFrame, dict[str, Any]]
+
+
+def extract(settings: Settings, config: ModelConfig, request: RetrainRequest) -> Extracted:
+    """Return the request's labelled rows as `dags.steps.tables.typed` describes them, and what was read.
+
+    From `retrain.loader` where the model names one, else from the request's Kafka offset ranges.
+    """
+    if config.retrain.loader is not None:
+        frame = load(config, request)
+        return typed(frame, config), {"source": config.retrain.loader, "rows": len(frame)}
+    return from_kafka(settings, config, request)
+
+
+def load(config: ModelConfig, request: RetrainRequest) -> pl.DataFrame:
+    """Call the user's own loader, `module:function`, as loader(config, request).
+
+    Raises
+    ------
+    TableError
+        When there is no such function, or what it returns is no polars DataFrame.
+    """
+    named = config.retrain.loader or ""
+    module, _, function = named.partition(":")
+    try:
+        loader = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TableError(
+            f"retrain.loader: {named!r} cannot be imported ({error}); wanted module:function, installed where "
+            f"Airflow's workers run"
+        ) from error
+    frame = loader(config, request)
+    if not isinstance(frame, pl.DataFrame):
+        raise TableError(f"retrain.loader: {named} returned {type(frame).__name__}, wanted a polars.DataFrame")
+    return frame
+
+
+def from_kafka(settings: Settings, config: ModelConfig, request: RetrainRequest) -> Extracted:
+    """Join the window's live predictions with their effective labels.
+
+    The effective label of a prediction is the largest by (revision, label time, position in the log); where
+    that one is a deletion, the prediction has none. The first copy of a prediction counts.
+    """
+    predictions = read_events(settings, config, request.offsets, "predictions")
+    labels = read_events(settings, config, request.offsets, "labels")
+    rows = window(predictions.table, request)
+    logs = None
+    if any(feature.source == "features" for feature in config.features.values()):
+        logs = read_events(settings, config, request.offsets, "features")
+        rows = with_logged_features(rows, logs.table, config)
+    joined = rows.join(effective_labels(labels.table), on="@id", how="inner")
+    table = joined.rename({"@ts": TIME, "@id": IDENTITY, "@entity": ENTITY, "@label": LABEL})
+    reads = {"predictions": predictions, "labels": labels, **({} if logs is None else {"features": logs})}
+    summary = {
+        "source": "kafka",
+        "predictions": len(rows),
+        "labelled": len(table),
+        **{name: _counts(read) for name, read in reads.items()},
+    }
+    return typed(table, config), summary
+
+
+def _counts(read: Read) -> dict[str, int]:
+    return {"messages": read.messages, "lost": read.lost, "invalid": read.invalid}
+
+
+def window(predictions: pl.DataFrame, request: RetrainRequest) -> pl.DataFrame:
+    """Return the live predictions of the request's window of event time, each id once: its first copy."""
+    inside = pl.col("@ts").is_between(request.window_start_ms, request.window_end_ms, closed="left")
+    live = predictions.filter(inside & (pl.col("@origin") == "live"))
+    return live.sort("@partition", "@offset").unique("@id", keep="first", maintain_order=True)
+
+
+def effective_labels(labels: pl.DataFrame) -> pl.DataFrame:
+    """Return `@id` and `@label` of every prediction that has one after corrections and deletions."""
+    newest = labels.sort("@revision", "@label_ts", "@partition", "@offset").unique("@id", keep="last")
+    return newest.filter(~pl.col("@deleted") & pl.col("@label").is_not_null()).select("@id", "@label")
+
+
+def with_logged_features(rows: pl.DataFrame, logs: pl.DataFrame, config: ModelConfig) -> pl.DataFrame:
+    """Add features that were logged apart: by prediction id, else the entity's newest at the prediction's time."""
+    names = [name for name, feature in config.features.items() if feature.source == "features"]
+    own = logs.filter(pl.col("@id").is_not_null()).sort("@ts", "@partition", "@offset").unique("@id", keep="last")
+    rows = rows.join(own.select("@id", *names), on="@id", how="left")
+    entity = logs.filter(pl.col("@id").is_null() & pl.col("@entity").is_not_null()).sort("@ts")
+    if entity.is_empty():
+        return rows
+    latest = entity.select("@entity", "@ts", *(pl.col(name).alias(f"@{name}") for name in names))
+    known = rows.filter(pl.col("@entity").is_not_null()).sort("@ts")
+    found = known.join_asof(latest, on="@ts", by="@entity", strategy="backward", check_sortedness=False)
+    filled = pl.concat([found, rows.filter(pl.col("@entity").is_null())], how="diagonal")
+    return filled.with_columns(pl.coalesce(name, f"@{name}").alias(name) for name in names)
+
+
+def append_history(table: pl.DataFrame, history: pl.DataFrame, config: ModelConfig) -> pl.DataFrame:
+    """Return the champion's own training rows followed by the window's; of a prediction in both, the window's."""
+    older = typed(history, config)
+    if IDENTITY in older.columns and IDENTITY in table.columns:
+        older = older.join(table.select(IDENTITY), on=IDENTITY, how="anti", nulls_equal=False)
+    return pl.concat([older, table], how="diagonal").sort(TIME, maintain_order=True)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
 
 import msgspec
 import redis
 from redis.cluster import RedisCluster
 
 from streamer.join_records import (
-    MAX_LABELS,
-    MAX_PREDICTIONS,
-    RedisRecords,
-    StoreNotDurable,
-    StoreRestarted,
-    frame,
-    frames,
-    header,
+    Keyed,
+    Stored,
+    StoredLabel,
+    StoredPrediction,
+    grow,
+    keyed,
+    pack,
+    position_of,
+    rank,
+    unpack,
 )
+from streamer.join_script import FIELD_BYTES, RedisRecords, StoreNotDurable, StoreRestarted
 from streamer.state import Keys
 
 __all__ = [
@@ -77,7 +78,7 @@ class LabelEntry(msgspec.Struct, array_like=True):
     expires_at_ms: int
 
 
-class Contribution(NamedTuple):
+class Contribution(msgspec.Struct, frozen=True, gc=False):
     """One labelled prediction to add (`sign` +1) to or take (−1) from the counts.
 
     `labelled` is the change in the number of labelled predictions: ±1 where a prediction gains or loses its
@@ -115,65 +116,12 @@ class JoinResult:
     dropped: int = 0
 
 
-class StoredPrediction(msgspec.Struct, array_like=True, gc=False):
-    """A prediction in a record."""
-
-    position: str
-    version: str
-    origin: str
-    event_time_ms: int
-    prediction: str
-    score: float | None
-    scores: dict[str, float] | None
-    slices: list[str]
-    rollout_id: str | None
-    bucket: int
-
-    def key(self) -> bytes:
-        """Return its identity: a record keeps one prediction of each."""
-        return f"p{self.version}\0{self.origin}".encode()
-
-
-class StoredLabel(msgspec.Struct, array_like=True, gc=False):
-    """A label in a record."""
-
-    position: str
-    revision: int
-    ts: int
-    label: str
-    deleted: bool
-
-    def key(self) -> bytes:
-        """Return its place in the log: a record keeps every label it has met."""
-        return b"l" + self.position.encode()
-
-    def rank(self) -> tuple[int, int, tuple[str, int, int, int]]:
-        """Return what the effective label is largest in."""
-        return self.revision, self.ts, position_order(self.position)
-
-
-Stored = StoredPrediction | StoredLabel
-
-
-@dataclass(frozen=True)
-class Record:
+class Record(msgspec.Struct, gc=False):
     """All that is known of one prediction_id: its entries in the order the store met them."""
 
     model: str
     model_epoch: int
     entries: Sequence[Stored]
-
-
-def position_of(topic_id: str, partition: int, offset: int, row: int = 0) -> str:
-    """Return the text of a place in the log, unique over partitions and over topics made anew."""
-    return f"{topic_id[:8]}:{partition}:{offset}:{row}"
-
-
-@lru_cache(maxsize=4096)
-def position_order(position: str) -> tuple[str, int, int, int]:
-    """Return what places order by: numbers as numbers, so offset 9 comes before 10."""
-    topic, partition, offset, row = position.rsplit(":", 3)
-    return topic, int(partition), int(offset), int(row)
 
 
 def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
@@ -187,6 +135,11 @@ def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
     The result with `counted` left to the caller, who knows the order of its predictions.
     """
     result = JoinResult()
+    _contribute(result, record, new_positions)
+    return result
+
+
+def _contribute(result: JoinResult, record: Record, new_positions: Collection[str]) -> None:
     predictions: list[StoredPrediction] = []
     effective: StoredLabel | None = None
     for entry in record.entries:
@@ -194,10 +147,10 @@ def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
         if isinstance(entry, StoredPrediction):
             predictions.append(entry)
             if new:
-                result.contributions += _change(record, [entry], None, effective)
+                _change(result.contributions, record, [entry], None, effective)
             continue
         before = effective
-        if before is None or entry.rank() > before.rank():
+        if before is None or rank(entry) > rank(before):
             effective = entry
         if not new:
             continue
@@ -206,8 +159,7 @@ def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
         elif not predictions:
             result.parked += 1
         else:
-            result.contributions += _change(record, predictions, before, effective)
-    return result
+            _change(result.contributions, record, predictions, before, effective)
 
 
 def _same(first: StoredLabel, second: StoredLabel) -> bool:
@@ -215,21 +167,26 @@ def _same(first: StoredLabel, second: StoredLabel) -> bool:
 
 
 def _change(
-    record: Record, predictions: Iterable[StoredPrediction], before: StoredLabel | None, after: StoredLabel | None
-) -> Iterator[Contribution]:
+    rows: list[Contribution],
+    record: Record,
+    predictions: Sequence[StoredPrediction],
+    before: StoredLabel | None,
+    after: StoredLabel | None,
+) -> None:
+    """Append the rows that take the predictions from one effective label to another."""
     old = None if before is None or before.deleted else before.label
     new = None if after is None or after.deleted else after.label
     for prediction in predictions:
         if old is not None:
-            yield _row(record, prediction, old, -1, -1 if new is None else 0)
+            rows.append(_row(record, prediction, old, -1, -1 if new is None else 0))
         if new is not None:
-            yield _row(record, prediction, new, 1, 1 if old is None else 0)
+            rows.append(_row(record, prediction, new, 1, 1 if old is None else 0))
 
 
 def _row(record: Record, prediction: StoredPrediction, label: str, sign: int, labelled: int) -> Contribution:
     score = prediction.score
     if prediction.scores is not None:
-        score = prediction.scores.get(label, 0.0)
+        score = prediction.scores.get(label, math.nan)
     return Contribution(
         record.model,
         record.model_epoch,
@@ -245,15 +202,6 @@ def _row(record: Record, prediction: StoredPrediction, label: str, sign: int, la
         sign,
         labelled,
     )
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_prediction = msgspec.msgpack.Decoder(StoredPrediction).decode
-_decode_label = msgspec.msgpack.Decoder(StoredLabel).decode
-
-
-def _decode(record: bytes) -> list[Stored]:
-    return [_decode_prediction(body) if key[0] == ord("p") else _decode_label(body) for key, body in frames(record)]
 
 
 def _stored(entry: PredictionEntry | LabelEntry) -> Stored:
@@ -273,36 +221,13 @@ def _stored(entry: PredictionEntry | LabelEntry) -> Stored:
     )
 
 
-def _grow(entries: list[Stored], given: Iterable[Stored]) -> int:
-    """Append as the store's script does (absent keys, up to the limits); return how many found no room."""
-    present = {entry.key() for entry in entries}
-    labels = sum(isinstance(entry, StoredLabel) for entry in entries)
-    predictions = len(entries) - labels
-    dropped = 0
-    for entry in given:
-        key = entry.key()
-        if key in present:
-            continue
-        if isinstance(entry, StoredLabel):
-            room, labels = labels < MAX_LABELS, labels + 1
-        else:
-            room, predictions = predictions < MAX_PREDICTIONS, predictions + 1
-        if room:
-            present.add(key)
-            entries.append(entry)
-        else:
-            dropped += 1
-    return dropped
-
-
-@dataclass
-class _Group:
+class _Group(msgspec.Struct, gc=False):
     """The entries of one batch that touch one record."""
 
     model: str
     model_epoch: int
     expires_at_ms: int
-    given: list[Stored]
+    given: list[Keyed]
 
 
 class JoinStore:
@@ -323,7 +248,7 @@ class JoinStore:
         self._buckets = buckets
 
     def begin(self) -> None:
-        """Begin a batch: remember which run of the store it is for."""
+        """Begin a batch; the run of the store it is for is the one its first join meets."""
         self._records.begin()
 
     def barrier(self) -> None:
@@ -332,7 +257,7 @@ class JoinStore:
         Raises
         ------
         StoreRestarted
-            The store was restarted since `begin`: end the process, and read the batch again.
+            The store was restarted since the batch's first join: end the process, and read the batch again.
         StoreNotDurable
             The disk did not confirm in time.
         """
@@ -344,15 +269,19 @@ class JoinStore:
         Raises
         ------
         StoreRestarted
-            The store was restarted since `begin`.
+            The store was restarted since the batch's first join.
         """
-        groups = self._grouped(entries)
+        if not entries:
+            return JoinResult()
+        groups = _grouped(entries)
         buckets: dict[int, dict[bytes, bytes]] = {}
         for digest, group in groups.items():
-            kept: list[Stored] = []
-            _grow(kept, group.given)
-            payload = b"".join([header(group.expires_at_ms), *(frame(entry.key(), _encode(entry)) for entry in kept)])
-            buckets.setdefault(int.from_bytes(digest[:4]) % self._buckets, {})[digest] = payload
+            given = group.given
+            if len(given) > 1:
+                given = []
+                grow(given, group.given)
+            bucket = int.from_bytes(digest[:4], "big") % self._buckets
+            buckets.setdefault(bucket, {})[digest] = pack(group.expires_at_ms, given)
         before = self._records.append(buckets)
         result = JoinResult()
         counted: set[str] = set()
@@ -362,35 +291,37 @@ class JoinStore:
         result.duplicates += result.counted.count(False)
         return result
 
-    @staticmethod
-    def _grouped(entries: Sequence[PredictionEntry | LabelEntry]) -> dict[bytes, _Group]:
-        groups: dict[bytes, _Group] = {}
-        for entry in entries:
-            # 128 bits of digest, shorter than most ids: two ids in 10¹² meeting is a 10⁻¹⁵ event.
-            name = f"{entry.model}\0{entry.model_epoch}\0{entry.prediction_id}"
-            digest = blake2b(name.encode(), digest_size=16).digest()
-            group = groups.get(digest)
-            if group is None:
-                groups[digest] = _Group(entry.model, entry.model_epoch, entry.expires_at_ms, [_stored(entry)])
-            else:
-                group.given.append(_stored(entry))
-                group.expires_at_ms = max(group.expires_at_ms, entry.expires_at_ms)
-        return groups
+
+def _grouped(entries: Sequence[PredictionEntry | LabelEntry]) -> dict[bytes, _Group]:
+    groups: dict[bytes, _Group] = {}
+    for entry in entries:
+        # A digest of 128 bits, shorter than most ids: among 10¹² ids two meet with a chance of 10⁻¹⁵.
+        name = f"{entry.model}\0{entry.model_epoch}\0{entry.prediction_id}"
+        digest = blake2b(name.encode(), digest_size=FIELD_BYTES).digest()
+        pair = keyed(_stored(entry))
+        group = groups.get(digest)
+        if group is None:
+            groups[digest] = _Group(entry.model, entry.model_epoch, entry.expires_at_ms, [pair])
+        else:
+            group.given.append(pair)
+            group.expires_at_ms = max(group.expires_at_ms, entry.expires_at_ms)
+    return groups
 
 
 def _add(result: JoinResult, counted: set[str], group: _Group, before: bytes | None) -> None:
-    first = group.given[0]
+    """Work out what a batch's entries contribute to one record, from the record before them."""
     if before is None and len(group.given) == 1:
-        if isinstance(first, StoredPrediction):
-            counted.add(first.position)
+        entry = group.given[0][1]
+        if isinstance(entry, StoredPrediction):
+            counted.add(entry.position)
         else:
             result.parked += 1
         return
-    entries = [] if before is None else _decode(before)
-    result.dropped += _grow(entries, group.given)
-    given = {entry.position for entry in group.given}
-    counted.update(e.position for e in entries if isinstance(e, StoredPrediction) and e.position in given)
-    part = contributions(Record(group.model, group.model_epoch, entries), given)
-    result.contributions += part.contributions
-    result.parked += part.parked
-    result.duplicates += part.duplicates
+    record = [] if before is None else unpack(before)
+    result.dropped += grow(record, group.given)
+    positions = {entry.position for _, entry in group.given}
+    entries = [entry for _, entry in record]
+    for entry in entries:
+        if isinstance(entry, StoredPrediction) and entry.position in positions:
+            counted.add(entry.position)
+    _contribute(result, Record(group.model, group.model_epoch, entries), positions)

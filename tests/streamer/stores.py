@@ -1,14 +1,48 @@
-"""A join store in memory that does what the real one's script does."""
+"""Join stores in memory: one that does what the real one's script does, and a whole server that can crash."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
 
-from streamer.join_records import frame, frames
+from redis.exceptions import NoScriptError
+
+from streamer.join_records import EXPIRY_DIGITS, MAX_LABELS, MAX_PREDICTIONS
+
+Write = tuple[str, bytes, bytes]
+
+
+def frames(record: bytes) -> list[tuple[bytes, bytes]]:
+    """Return each entry of a record as its key and all of its bytes."""
+    found = []
+    at = EXPIRY_DIGITS
+    while at < len(record):
+        body, key = struct.unpack_from(">IB", record, at)
+        found.append((record[at + 5 : at + 5 + key], record[at : at + 5 + key + body]))
+        at += 5 + key + body
+    return found
+
+
+def appended(old: bytes | None, new: bytes) -> bytes | None:
+    """Return the record the script would write, None when it would write none."""
+    if old is None:
+        return new
+    keys = [key for key, _ in frames(old)]
+    added = b""
+    for key, frame in frames(new):
+        limit = MAX_LABELS if key[:1] == b"l" else MAX_PREDICTIONS
+        if key not in keys and sum(held[:1] == key[:1] for held in keys) < limit:
+            keys.append(key)
+            added += frame
+    expiry = max(old[:EXPIRY_DIGITS], new[:EXPIRY_DIGITS])
+    return expiry + old[EXPIRY_DIGITS:] + added if added else None
 
 
 class MemoryRecords:
-    """Appends the frames that a record does not have yet, and returns it as it was before."""
+    """In place of `streamer.join_script.RedisRecords`."""
 
     def __init__(self) -> None:
         self.records: dict[tuple[int, bytes], bytes] = {}
@@ -23,13 +57,90 @@ class MemoryRecords:
         before: dict[bytes, bytes | None] = {}
         for bucket, fields in buckets.items():
             for digest, payload in fields.items():
-                held = self.records.get((bucket, digest))
-                before[digest] = held
-                known = {key for key, _body in frames(held)} if held is not None else set()
-                fresh = b"".join(frame(key, body) for key, body in frames(payload) if key not in known)
-                self.records[bucket, digest] = (held if held is not None else payload[: _header(payload)]) + fresh
+                before[digest] = held = self.records.get((bucket, digest))
+                record = appended(held, payload)
+                if record is not None:
+                    self.records[bucket, digest] = record
         return before
 
 
-def _header(payload: bytes) -> int:
-    return len(payload) - sum(len(frame(key, body)) for key, body in frames(payload))
+@dataclass
+class MemoryServer:
+    """A server with an append-only file: what is not on disk when it crashes may be lost, newest first."""
+
+    log: list[Write] = field(default_factory=list)
+    hashes: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
+    on_disk: int = 0
+    run: int = 0
+    scripts: set[str] = field(default_factory=set)
+
+    def write(self, key: str, name: bytes, value: bytes) -> int:
+        self.log.append((key, name, value))
+        self.hashes[key, name] = value
+        return len(self.log)
+
+    def crash(self, random: Random) -> None:
+        """Start again with what is on disk and perhaps some of the writes after it."""
+        del self.log[random.randint(self.on_disk, len(self.log)) :]
+        self.hashes = {(key, name): value for key, name, value in self.log}
+        self.on_disk = len(self.log)
+        self.run += 1
+        self.scripts.clear()
+
+
+@dataclass
+class MemoryClient:
+    """One connection to a `MemoryServer`, as far as the join uses it, batched commands included."""
+
+    server: MemoryServer
+    written_up_to: int = 0
+    queued: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+
+    def info(self, _section: str) -> dict[str, str]:
+        return {"run_id": str(self.server.run)}
+
+    def script_load(self, script: str) -> str:
+        self.server.scripts.add(str(hash(script)))
+        return str(hash(script))
+
+    def pipeline(self, *, transaction: bool) -> MemoryClient:
+        assert not transaction
+        self.queued = []
+        return self
+
+    def evalsha(self, *arguments: Any) -> None:
+        self.queued.append(("_append", arguments))
+
+    def hset(self, key: str, name: str, value: str) -> None:
+        self.queued.append(("_hset", (key, name.encode(), value.encode())))
+
+    def waitaof(self, *arguments: int) -> None:
+        self.queued.append(("_waitaof", arguments))
+
+    def execute(self) -> list[Any]:
+        queued, self.queued = self.queued, []
+        return [getattr(self, name)(*arguments) for name, arguments in queued]
+
+    def _hset(self, key: str, name: bytes, value: bytes) -> int:
+        self.written_up_to = self.server.write(key, name, value)
+        return 0
+
+    def _waitaof(self, _local: int, _replicas: int, _timeout_ms: int) -> list[int]:
+        # As the real one: what this connection has not written itself is not waited for.
+        self.server.on_disk = max(self.server.on_disk, min(self.written_up_to, len(self.server.log)))
+        return [1, 0]
+
+    def _append(self, script: str, _keys: int, key: str, blob: bytes) -> bytes:
+        if script not in self.server.scripts:
+            raise NoScriptError
+        answer = b""
+        at = 0
+        while at < len(blob):
+            name, size = struct.unpack_from(">16sI", blob, at)
+            at += 20 + size
+            old = self.server.hashes.get((key, name))
+            record = appended(old, blob[at - size : at])
+            answer += struct.pack(">I", len(old or b"")) + (old or b"")
+            if record is not None:
+                self.written_up_to = self.server.write(key, name, record)
+        return answer

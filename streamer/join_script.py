@@ -1,0 +1,225 @@
+"""The join store in Redis: the one script that appends to its records, and the barrier that makes them last."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError
+
+from streamer.join_records import EXPIRY_DIGITS, MAX_LABELS, MAX_PREDICTIONS
+from streamer.state import Keys
+
+FIELD_BYTES = 16
+# Fields one script call may touch: Lua passes at most some 8,000 values to one command.
+MAX_FIELDS = 2_000
+BARRIER_TIMEOUT_MS = 10_000
+BARRIER_FIELD = "barrier"
+_SIZE = struct.Struct(">I")
+
+# Appends to each record the frames whose keys it does not hold yet, and answers with the records as
+# they were before: what they are now follows from that, so the caller need not be sent it. Many
+# records travel as one argument and as one answer, since clients are slow at long lists.
+APPEND = f"""
+local given, fields, at = {{}}, {{}}, 1
+while at <= #ARGV[1] do
+  fields[#fields + 1], given[#given + 1], at = struct.unpack('>c{FIELD_BYTES}I4c0', ARGV[1], at)
+end
+local before = redis.call('HMGET', KEYS[1], unpack(fields))
+local writes, answer = {{}}, {{}}
+for i, old in ipairs(before) do
+  local new = given[i]
+  local expiry, record = string.sub(new, 1, {EXPIRY_DIGITS}), new
+  if old then
+    local present, count, added = {{}}, {{l = 0, p = 0}}, {{}}
+    at = {EXPIRY_DIGITS + 1}
+    while at <= #old do
+      local size, key, body = struct.unpack('>I4Bc0', old, at)
+      local kind = string.sub(key, 1, 1)
+      present[key], count[kind], at = true, count[kind] + 1, body + size
+    end
+    at = {EXPIRY_DIGITS + 1}
+    while at <= #new do
+      local size, key, body = struct.unpack('>I4Bc0', new, at)
+      local kind = string.sub(key, 1, 1)
+      if not present[key] and count[kind] < (kind == 'l' and {MAX_LABELS} or {MAX_PREDICTIONS}) then
+        count[kind] = count[kind] + 1
+        added[#added + 1] = string.sub(new, at, body + size - 1)
+      end
+      at = body + size
+    end
+    record = nil
+    if #added > 0 then
+      local held = string.sub(old, 1, {EXPIRY_DIGITS})
+      if held > expiry then expiry = held end
+      record = expiry .. string.sub(old, {EXPIRY_DIGITS + 1}) .. table.concat(added)
+    end
+  end
+  if record then
+    local group = writes[expiry]
+    if not group then group = {{}}; writes[expiry] = group end
+    group[#group + 1] = fields[i]
+    group[#group + 1] = record
+  end
+  answer[#answer + 1] = struct.pack('>I4', old and #old or 0)
+  answer[#answer + 1] = old or ''
+end
+for expiry, group in pairs(writes) do
+  redis.call('HSETEX', KEYS[1], 'PXAT', expiry, 'FIELDS', #group / 2, unpack(group))
+end
+return table.concat(answer)
+"""
+
+
+class StoreRestarted(Exception):  # noqa: N818 - it says what happened
+    """The join store is not the one the batch began with: what was appended may be gone; read the batch again."""
+
+
+class StoreNotDurable(Exception):  # noqa: N818 - it says what happened
+    """The join store did not confirm in time that its appends are on disk."""
+
+
+class RedisRecords:
+    """Records in Redis or Valkey (a single server or a cluster), one hash a bucket.
+
+    Parameters
+    ----------
+    client : the connection; answers must come as bytes (`decode_responses=False`).
+    keys : the namespace's keys.
+    wait_aof : whether `barrier` waits until the append-only file is on disk.
+    """
+
+    def __init__(self, client: redis.Redis | RedisCluster, keys: Keys, *, wait_aof: bool) -> None:
+        self._client = client
+        self._keys = keys
+        self._wait_aof = wait_aof
+        self._scripts: dict[str, str] = {}
+        self._run_ids: dict[str, str] = {}
+        self._touched: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Begin a batch: forget what the last one touched."""
+        self._touched = {}
+        self._run_ids = {}
+
+    def append(self, buckets: Mapping[int, Mapping[bytes, bytes]]) -> dict[bytes, bytes | None]:
+        """Append to records by bucket and field; return each as it was before, None where there was none.
+
+        Sending the same again appends nothing. The batch's first append remembers which run of the store it met.
+
+        Raises
+        ------
+        StoreRestarted
+            The store no longer knows the script because it has been restarted since the first append.
+        """
+        if not self._run_ids:
+            self._run_ids = {name: self._run_id(shard) for name, shard in self._shards().items()}
+            self._load()
+        try:
+            return self._append(buckets)
+        except NoScriptError:
+            # After a restart the script is gone, and nothing of this batch has been appended to the new run.
+            self._load()
+            return self._append(buckets)
+
+    def barrier(self) -> None:
+        """Wait until all that this batch has seen is on disk, in the store that its first append met.
+
+        Raises
+        ------
+        StoreRestarted
+            The store has been restarted since then.
+        StoreNotDurable
+            The disk did not confirm within ten seconds.
+        """
+        if not self._touched:
+            return
+        shards = self._shards()
+        for name, bucket in self._touched.items():
+            if name not in shards:
+                raise StoreRestarted(f"join store: {name} has left the cluster since the batch began; read it again")
+            if self._wait_aof:
+                self._wait(shards[name], bucket)
+        self._check_run_ids()
+
+    def _wait(self, shard: redis.Redis, bucket: int) -> None:
+        # WAITAOF covers the writes of its own connection. A batch read again writes nothing, and yet what it
+        # was shown may not be on disk: a write after it, on the same connection, puts all of it before the wait.
+        pipeline = shard.pipeline(transaction=False)
+        pipeline.hset(self._keys.join(bucket), BARRIER_FIELD, "1")
+        pipeline.waitaof(1, 0, BARRIER_TIMEOUT_MS)
+        _, (local, _) = pipeline.execute()
+        if local < 1:
+            raise StoreNotDurable(
+                f"join store: not on disk after {BARRIER_TIMEOUT_MS} ms; look at its disk and its appendfsync setting"
+            )
+
+    def _append(self, buckets: Mapping[int, Mapping[bytes, bytes]]) -> dict[bytes, bytes | None]:
+        pipelines: dict[str, tuple[Any, list[bytes]]] = {}
+        shards = self._shards()
+        for bucket, records in buckets.items():
+            name = self._shard_of(bucket)
+            self._touched[name] = bucket
+            if name not in pipelines:
+                pipelines[name] = (shards[name].pipeline(transaction=False), [])
+            pipeline, asked = pipelines[name]
+            fields = list(records)
+            for start in range(0, len(fields), MAX_FIELDS):
+                chunk = fields[start : start + MAX_FIELDS]
+                blob = b"".join(part for field in chunk for part in _sent(field, records[field]))
+                pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob)
+                asked += chunk
+        before: dict[bytes, bytes | None] = {}
+        for pipeline, asked in pipelines.values():
+            answers = [record for answer in pipeline.execute() for record in _answered(answer)]
+            before.update(zip(asked, answers, strict=True))
+        return before
+
+    def _load(self) -> None:
+        # A script of its own for each run: no other worker can have loaded it into a later one, where a
+        # batch begun in this run would append its end without its lost beginning.
+        for name, shard in self._shards().items():
+            self._scripts[name] = shard.script_load(f"-- run {self._run_ids.get(name)}\n{APPEND}")
+        self._check_run_ids()
+
+    def _check_run_ids(self) -> None:
+        for name, shard in self._shards().items():
+            run_id = self._run_id(shard)
+            if run_id != self._run_ids.get(name):
+                raise StoreRestarted(
+                    f"join store: {name or 'the server'} is run {run_id}, the batch began with "
+                    f"{self._run_ids.get(name)}; read the batch again from its committed offsets"
+                )
+
+    @staticmethod
+    def _run_id(shard: redis.Redis) -> str:
+        return str(shard.info("server")["run_id"])
+
+    def _shards(self) -> dict[str, redis.Redis]:
+        if isinstance(self._client, RedisCluster):
+            return {node.name: self._client.get_redis_connection(node) for node in self._client.get_primaries()}  # type: ignore[no-untyped-call]
+        return {"": self._client}
+
+    def _shard_of(self, bucket: int) -> str:
+        if isinstance(self._client, RedisCluster):
+            node = self._client.get_node_from_key(self._keys.join(bucket))  # type: ignore[no-untyped-call]
+            return str(node.name)
+        return ""
+
+
+def _sent(field: bytes, record: bytes) -> tuple[bytes, bytes, bytes]:
+    return field, _SIZE.pack(len(record)), record
+
+
+def _answered(answer: bytes) -> list[bytes | None]:
+    """Take the records of one answer apart; an empty one was not there."""
+    records: list[bytes | None] = []
+    at, end = 0, len(answer)
+    while at < end:
+        (size,) = _SIZE.unpack_from(answer, at)
+        at += 4 + size
+        records.append(answer[at - size : at] if size else None)
+    return records

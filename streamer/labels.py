@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 import msgspec
 import redis
@@ -78,7 +79,7 @@ class LabelEntry(msgspec.Struct, array_like=True):
     expires_at_ms: int
 
 
-class Contribution(msgspec.Struct, frozen=True, gc=False):
+class Contribution(NamedTuple):
     """One labelled prediction to add (`sign` +1) to or take (−1) from the counts.
 
     `labelled` is the change in the number of labelled predictions: ±1 where a prediction gains or loses its

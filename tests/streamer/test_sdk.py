@@ -1,0 +1,263 @@
+"""What a serving system calls: arguments become events on the right topics, with nothing but the core installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from streamer import sdk
+from streamer.events import FeatureLog, Label, Prediction
+from streamer.kafka_clients import KafkaPropertyError
+from streamer.outbox import Entry
+from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns
+
+T0 = 1_700_000_000_000
+
+
+class Kept:
+    """Stands in for the outbox: keeps what is put into it."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def put(self, entries: Any) -> int:
+        self.entries.extend(entries)
+        return len(entries)
+
+    def close(self, timeout_s: float) -> CloseReport:
+        return CloseReport(len(self.entries), 0, 0, 0)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
+    outbox = Kept()
+    monkeypatch.setattr(sdk, "Outbox", lambda *_, **__: outbox)
+    return outbox
+
+
+@pytest.fixture
+def client(kept: Kept) -> Iterator[Client]:
+    with Client(namespace="ns", redis_url=None) as made:
+        yield made
+
+
+def test_a_prediction_carries_what_was_given(client: Client, kept: Kept) -> None:
+    choice = Choice("8", "canary-1", 12, "challenger")
+    prediction_id = client.log_prediction(
+        model="churn",
+        features={"age": 3},
+        prediction=True,
+        score=0.9,
+        entity_id=42,
+        ts_ms=T0,
+        latency_ms=1.5,
+        choice=choice,
+    )
+    assert kept.entries == [
+        Entry(
+            "ns.predictions.v1",
+            prediction_id,
+            Prediction(
+                prediction_id=prediction_id,
+                model="churn",
+                ts=T0,
+                version="8",
+                features={"age": 3},
+                prediction=True,
+                score=0.9,
+                entity_id="42",
+                rollout_id="canary-1",
+                bucket=12,
+                latency_ms=1.5,
+            ),
+        )
+    ]
+    assert uuid.UUID(prediction_id).version == 7
+
+
+def test_a_given_id_and_version_are_kept(client: Client, kept: Kept) -> None:
+    assert client.log_prediction(model="m", features={}, prediction=1, version="3", prediction_id="mine") == "mine"
+    event = kept.entries[0].event
+    assert isinstance(event, Prediction)
+    assert (event.version, event.rollout_id, event.bucket) == ("3", None, None)
+    with pytest.raises(ValueError, match="version: got '3', but choice says '4'"):
+        client.log_prediction(model="m", features={}, prediction=1, version="3", choice=Choice("4"))
+
+
+def test_without_a_version_it_is_the_unknown_one(client: Client, kept: Kept) -> None:
+    client.log_prediction(model="m", features={}, prediction=1)
+    assert isinstance(kept.entries[0].event, Prediction)
+    assert kept.entries[0].event.version == "_"
+
+
+def test_features_and_labels_go_to_topics_of_their_own(client: Client, kept: Kept) -> None:
+    client.log_features(model="m", features={"a": 1}, entity_id="e", ts_ms=T0)
+    client.log_features(model="m", features={"a": 1}, prediction_id="p", version="3", ts_ms=T0)
+    client.log_features(model="m", features={"a": 1}, ts_ms=T0)
+    client.log_label("p", model="m", label=False, ts_ms=T0, revision=2, value=1.5)
+    client.log_label(uuid.UUID(int=1), model="m", deleted=True, ts_ms=T0)
+    topics = [(entry.topic, entry.key) for entry in kept.entries]
+    assert topics == [
+        ("ns.features.v1", "e"),
+        ("ns.features.v1", "p"),
+        ("ns.features.v1", None),
+        ("ns.labels.v1", "p"),
+        ("ns.labels.v1", str(uuid.UUID(int=1))),
+    ]
+    assert kept.entries[1].event == FeatureLog(model="m", ts=T0, features={"a": 1}, version="3", prediction_id="p")
+    assert kept.entries[3].event == Label(prediction_id="p", model="m", ts=T0, label=False, revision=2, value=1.5)
+
+
+def test_batches_are_events_or_columns(client: Client, kept: Kept) -> None:
+    events = [Prediction(prediction_id=name, model="m", ts=T0, prediction=1) for name in "ab"]
+    assert client.log_predictions(events) == ["a", "b"]
+    columns = PredictionColumns(model="m", features={}, prediction=[1], prediction_id=["c"])
+    assert client.log_predictions(columns) == ["c"]
+    client.log_labels([Label(prediction_id="a", model="m", ts=T0, label=1)])
+    client.log_labels(LabelColumns(model="m", prediction_id=["b", "c"], label=[0, 1]))
+    assert [(entry.topic, entry.key) for entry in kept.entries] == [
+        *(("ns.predictions.v1", name) for name in "abc"),
+        *(("ns.labels.v1", name) for name in "abc"),
+    ]
+
+
+def test_a_batch_with_a_wrong_row_logs_nothing(client: Client, kept: Kept) -> None:
+    events = [
+        Prediction(prediction_id="a", model="m", ts=T0, prediction=1),
+        Prediction(prediction_id="b", model="", ts=T0),
+    ]
+    with pytest.raises(ValueError, match=r"^row 1: prediction: got None"):
+        client.log_predictions(events)
+    with pytest.raises(ValueError, match=r"^row 0: label: got None"):
+        client.log_labels([Label(prediction_id="a", model="m", ts=T0)])
+    assert kept.entries == []
+
+
+def test_choosing_needs_a_redis_and_an_entity(client: Client) -> None:
+    with pytest.raises(ValueError, match="redis_url: got None"):
+        client.choose("m", "e")
+    with Client(redis_url="redis://127.0.0.1:1/0") as other:
+        with pytest.raises(ValueError, match="entity_id: got ''"):
+            other.choose("m", "")
+        with pytest.raises(ValueError, match="model: got 'M'"):
+            other.choose("M", "e")
+        assert other.choose("m", 42) == Choice("_")
+
+
+def test_a_wrong_setting_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="queue_size: got 0"):
+        Client(queue_size=0)
+    with pytest.raises(KafkaPropertyError, match=r"kafka\.lingerms: kafka-python has no such property"):
+        Client(kafka={"lingerms": 5})
+    with pytest.raises(ValueError, match="transport: got 'fast'"):
+        Client(transport="fast")  # type: ignore[arg-type]
+
+
+def _made(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> dict[str, Any]:
+    """Return what `from_environment` hands to the constructor."""
+    got: dict[str, Any] = {}
+
+    def init(self: Client, servers: str, **options: Any) -> None:
+        got.update(servers=servers, **options)
+
+    monkeypatch.setattr(Client, "__init__", init)
+    for name in ("CONFIG", "KAFKA", "NAMESPACE", "REDIS__URL"):
+        monkeypatch.delenv(f"DRIFTLOOP_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    Client.from_environment(queue_size=7)
+    return got
+
+
+def test_the_environment_configures_it_as_it_does_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "driftloop.toml"
+    config.write_text(
+        'namespace = "file"\n[kafka]\n"bootstrap.servers" = "file:1"\nacks = "all"\n[redis]\nurl = "redis://f"\n'
+    )
+    got = _made(monkeypatch, {"DRIFTLOOP_CONFIG": str(config)})
+    assert (got["servers"], got["namespace"], got["redis_url"]) == ("file:1", "file", "redis://f")
+    assert (got["kafka"], got["queue_size"]) == ({"acks": "all"}, 7)
+    got = _made(
+        monkeypatch,
+        {
+            "DRIFTLOOP_CONFIG": str(config),
+            "DRIFTLOOP_KAFKA": json.dumps({"bootstrap.servers": "env:2", "linger.ms": 5}),
+            "DRIFTLOOP_NAMESPACE": "env",
+            "DRIFTLOOP_REDIS__URL": "redis://e",
+        },
+    )
+    assert (got["servers"], got["namespace"], got["redis_url"]) == ("env:2", "env", "redis://e")
+    assert got["kafka"] == {"acks": "all", "linger.ms": 5}
+
+
+def test_an_environment_that_cannot_be_read_is_named_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="DRIFTLOOP_KAFKA: wanted a JSON object") as refused:
+        _made(monkeypatch, {"DRIFTLOOP_KAFKA": '{"sasl.password": "hush"'})
+    assert "hush" not in str(refused.value)
+    with pytest.raises(ValueError, match="DRIFTLOOP_CONFIG: got '/nowhere', wanted a TOML file"):
+        _made(monkeypatch, {"DRIFTLOOP_CONFIG": "/nowhere"})
+
+
+CORE_ONLY = textwrap.dedent(
+    """
+    import sys
+
+    class Blocker:
+        blocked = set(sys.argv[1].split(","))
+
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in self.blocked:
+                raise ImportError(f"{name} is not part of the core install")
+
+    sys.meta_path.insert(0, Blocker())
+    import streamer.events, streamer.partitioning, streamer.routing, streamer.sdk, streamer.state
+    client = streamer.sdk.Client("127.0.0.1:1", redis_url=None)
+    print(client.log_prediction(model="m", features={"a": 1.5}, prediction=1))
+    try:
+        streamer.sdk.Client(transport="librdkafka")
+    except ValueError as error:
+        print(error)
+    print(sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+    """
+)
+BEYOND_CORE = (
+    "pydantic,pydantic_settings,numpy,pandas,polars,pyarrow,scipy,sklearn,confluent_kafka,aiokafka,faust,mode,river,"
+    "structlog,prometheus_client,rich,typer,tenacity,cramjam,mlflow,airflow,evidently,psutil,yaml,monitors,dags,demo"
+)
+
+
+def test_the_core_install_is_enough() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CORE_ONLY, BEYOND_CORE], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    prediction_id, refusal = done.stdout.splitlines()
+    assert uuid.UUID(prediction_id).version == 7
+    assert "librdkafka needs confluent-kafka; pip install 'driftloop[worker]'" in refusal
+
+
+def test_what_the_core_imports_is_what_it_declares() -> None:
+    import tomllib
+
+    document = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    declared = {requirement.split(">")[0].split("[")[0] for requirement in document["project"]["dependencies"]}
+    assert declared == {"kafka-python", "lz4", "msgspec", "redis", "uuid-utils"}
+
+
+def test_structs_of_the_batch_form_stay_as_they_were(client: Client, kept: Kept) -> None:
+    event = Prediction(prediction_id="a", model="m", ts=T0, prediction=1, features={"x": float("nan")})
+    client.log_predictions([event])
+    logged = kept.entries[0].event
+    event.features["x"] = 2.0
+    assert msgspec.json.decode(msgspec.json.encode(logged))["features"] == {"x": None}

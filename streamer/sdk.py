@@ -96,8 +96,9 @@ class Client:
     ) -> Self:
         """Make a client from what the service itself is configured by.
 
-        The file that DRIFTLOOP_CONFIG names, if any (its `namespace`, `[kafka]` and `[redis]`), then
-        DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA (JSON) and DRIFTLOOP_REDIS__URL.
+        The file that DRIFTLOOP_CONFIG names, else config/driftloop.toml where there is one (`namespace`,
+        `[kafka]` and `[redis]` of it), then DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA (JSON) and
+        DRIFTLOOP_REDIS__URL.
 
         Raises
         ------
@@ -334,14 +335,15 @@ def _now_ms() -> int:
 
 
 def _configuration() -> dict[str, Any]:
-    """Read the file that DRIFTLOOP_CONFIG names, as `streamer.settings` does, without what only a worker has."""
+    """Read the file in force, as `streamer.settings` finds it, without what only a worker has installed."""
     named = os.environ.get("DRIFTLOOP_CONFIG")
-    if not named:
+    path = Path(named or "config/driftloop.toml")
+    if not named and not path.is_file():
         return {}
     try:
-        return tomllib.loads(Path(named).read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"DRIFTLOOP_CONFIG: got {named!r}, wanted a TOML file: {error}") from error
+        raise ValueError(f"DRIFTLOOP_CONFIG: got {str(path)!r}, wanted a TOML file: {error}") from error
 
 
 def _kafka_from_environment() -> dict[str, object]:

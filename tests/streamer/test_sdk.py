@@ -162,7 +162,7 @@ def test_a_wrong_setting_is_refused_at_once() -> None:
         Client(transport="fast")  # type: ignore[arg-type]
 
 
-def _made(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> dict[str, Any]:
+def _made(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], directory: str | Path = "/") -> dict[str, Any]:
     """Return what `from_environment` hands to the constructor."""
     got: dict[str, Any] = {}
 
@@ -170,6 +170,7 @@ def _made(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> dict[st
         got.update(servers=servers, **options)
 
     monkeypatch.setattr(Client, "__init__", init)
+    monkeypatch.chdir(directory)
     for name in ("CONFIG", "KAFKA", "NAMESPACE", "REDIS__URL"):
         monkeypatch.delenv(f"DRIFTLOOP_{name}", raising=False)
     for name, value in variables.items():
@@ -197,6 +198,13 @@ def test_the_environment_configures_it_as_it_does_the_service(monkeypatch: pytes
     )
     assert (got["servers"], got["namespace"], got["redis_url"]) == ("env:2", "env", "redis://e")
     assert got["kafka"] == {"acks": "all", "linger.ms": 5}
+
+
+def test_without_a_file_named_the_one_in_its_place_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "driftloop.toml").write_text('namespace = "here"')
+    assert _made(monkeypatch, {})["namespace"] == ""
+    assert _made(monkeypatch, {}, tmp_path)["namespace"] == "here"
 
 
 def test_an_environment_that_cannot_be_read_is_named_and_not_repeated(

@@ -1,0 +1,124 @@
+"""The service is configured by file and environment; what is wrong is named with its file, key and value."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from streamer.durations import Duration
+from streamer.settings import ConfigError, Settings, config_path, load_settings
+from streamer.topics import TOPICS
+
+DEFAULTS = Path(__file__).parents[2] / "config" / "driftloop.toml"
+ABSENT = {"redis.join_url", "mlflow.registry_uri", "mlflow.artifact_root"}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("DRIFTLOOP_"):
+            monkeypatch.delenv(name)
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config" / "driftloop.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_file_says_what_holds_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = load_settings()
+    monkeypatch.setenv("DRIFTLOOP_CONFIG", str(DEFAULTS))
+    assert load_settings() == without
+
+
+def _keys(model: BaseModel, prefix: str = "") -> set[str]:
+    keys = set()
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        key = f"{prefix}{field.alias or name}"
+        keys |= _keys(value, f"{key}.") if isinstance(value, BaseModel) else {key}
+    return keys
+
+
+def _written(document: dict[str, Any], prefix: str = "") -> set[str]:
+    keys = set()
+    for name, value in document.items():
+        keys |= _written(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+    return keys
+
+
+def test_the_shipped_file_has_every_key() -> None:
+    text = DEFAULTS.read_text()
+    assert _written(tomllib.loads(text)) == _keys(Settings()) - ABSENT - {"topics"}
+    for key in ABSENT:
+        assert re.search(rf"^# {key.split('.')[1]} = ", text, re.MULTILINE)
+
+
+def test_what_the_shipped_file_says_of_topics_is_so() -> None:
+    examples = DEFAULTS.read_text().split("# ---- Topics")[1].split("\n\n", 1)[1]
+    topics = tomllib.loads(re.sub(r"^# ", "", examples, flags=re.MULTILINE))["topics"]
+    assert topics.keys() == {"predictions", "labels", "ledger"}
+    for name, written in topics.items():
+        assert Duration.parse(written["retention"]) == TOPICS[name].retention_ms
+        assert written.get("partitions", TOPICS[name].partitions) == TOPICS[name].partitions
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _file(tmp_path, 'namespace = "file"\n[worker]\nflush_ms = 100\nreplica = "a"\n[kafka]\nacks = "all"')
+    monkeypatch.setenv("DRIFTLOOP_WORKER__REPLICA", "b")
+    monkeypatch.setenv("DRIFTLOOP_WORKER__MAX_FUTURE_MS", "60000")
+    monkeypatch.setenv("DRIFTLOOP_KAFKA", '{"bootstrap.servers": "broker:1", "linger.ms": 5}')
+    settings = load_settings()
+    assert (settings.namespace, settings.worker.flush_ms, settings.worker.replica) == ("file", 100, "b")
+    assert settings.worker.max_future_ms == 60_000
+    assert settings.kafka.properties() == {"bootstrap.servers": "broker:1", "acks": "all", "linger.ms": "5"}
+
+
+def test_a_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text('namespace = "other"')
+    assert config_path() is None
+    monkeypatch.setenv("DRIFTLOOP_CONFIG", str(other))
+    assert load_settings().namespace == "other"
+    monkeypatch.setenv("DRIFTLOOP_CONFIG", "/nowhere.toml")
+    with pytest.raises(ConfigError, match=r"DRIFTLOOP_CONFIG names /nowhere\.toml, which is not a file"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[worker]\nflush = 1", r"driftloop\.toml: worker\.flush: unknown key \(value 1\)"),
+        ("[worker]\nflush_ms = 1", r"driftloop\.toml: worker\.flush_ms: got 1: "),
+        ("[worker]\nmax_future_ms = 'soon'", r"worker\.max_future_ms: got 'soon': .*wanted a duration"),
+        ("namespace = 'Prod'", r"namespace: got 'Prod': "),
+        ("[dead_letters]\nmode = 'none'", r"dead_letters\.mode: got 'none': .*'raw' or 'redacted'"),
+        ("[topics.predictions]\npartition = 3", r"topics\.predictions\.partition: unknown key"),
+        ("namespace = ", r"driftloop\.toml: not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    _file(tmp_path, text)
+    with pytest.raises(ConfigError, match=message):
+        load_settings()
+
+
+def test_two_faults_are_two_lines(tmp_path: Path) -> None:
+    _file(tmp_path, "a = 1\n[worker]\nb = 2")
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_a_namespace_prefixes_every_topic() -> None:
+    assert Settings().topic("dead-letters") == "dead-letters.v1"
+    assert Settings(namespace="team-a").topic("dead-letters") == "team-a.dead-letters.v1"

@@ -19,6 +19,12 @@ from streamer.settings import Settings
 RESEND_S = 5.0
 _POLL_S = 0.1
 _BATCH = 500
+_FINAL = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+}
 
 log = structlog.get_logger(__name__)
 _decode = msgspec.json.Decoder(LedgerEntry).decode
@@ -125,15 +131,18 @@ def was_refused(answer: LedgerEntry) -> bool:
 
 def _tail(consumer: Consumer, ledger: TopicPartition, command: Command, deadline: float) -> None:
     """Stand at the ledger's end before the command is appended, so that its answer can only come after."""
-    try:
-        _, end = consumer.get_watermark_offsets(ledger, timeout=max(0.1, deadline - time.monotonic()))
-    except KafkaException as error:
-        raise CommandTimeout(
-            f"{command.kind}: the ledger {ledger.topic}[{ledger.partition}] could not be read, so nothing was sent: "
-            f"{error.args[0].str()}; check that Kafka runs and that `driftloop topics create` was run"
-        ) from error
-    if end == OFFSET_INVALID:
-        raise CommandError(f"{command.kind}: {ledger.topic}[{ledger.partition}] has no end; check the topic")
+    end = OFFSET_INVALID
+    while end == OFFSET_INVALID:
+        try:
+            _, end = consumer.get_watermark_offsets(ledger, timeout=max(0.1, deadline - time.monotonic()))
+        except KafkaException as error:
+            # A partition may be changing its leader; a topic that is not there, or not ours to read, stays so.
+            if error.args[0].code() in _FINAL or time.monotonic() >= deadline:
+                raise CommandTimeout(
+                    f"{command.kind}: the ledger {ledger.topic}[{ledger.partition}] could not be read, so nothing was "
+                    f"sent: {error.args[0].str()}; check that Kafka runs and that `driftloop topics create` was run"
+                ) from error
+            time.sleep(_POLL_S)
     consumer.assign([TopicPartition(ledger.topic, ledger.partition, end)])
 
 

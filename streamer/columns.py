@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from monitors.profile import ReferenceProfile
 from numpy.typing import NDArray
 
 from monitors.binning import Binning
 from monitors.performance import canonical
+from monitors.profile import ReferenceProfile
 from streamer.events import FeatureLog, Prediction
 
 IntArray = NDArray[np.int64]
@@ -42,19 +44,34 @@ def assign_cells(binning: Binning, values: Sequence[Any]) -> NDArray[np.int32]:
         texts = np.empty(len(values), dtype=object)
         texts[:] = [value if value is None or type(value) is str else canonical(value) for value in values]
         return binning.assign(texts)
-    try:
-        return binning.assign(np.array(values, dtype=np.float64))
-    except (TypeError, ValueError):
+    # numpy would read a number out of a text where the whole column allows it: the cell of an event
+    # must not depend on the events it is read with.
+    if str in set(map(type, values)):
         return _assign_mixed(binning, values)
+    return binning.assign(_floats(values))
 
 
 def _assign_mixed(binning: Binning, values: Sequence[Any]) -> NDArray[np.int32]:
     """Assign a numeric column some of whose values are text: those are unseen."""
     odd = np.array([isinstance(value, str) for value in values])
-    numbers = np.array([np.nan if isinstance(value, str) else value for value in values], dtype=np.float64)
-    cells = binning.assign(numbers)
+    cells = binning.assign(_floats([None if isinstance(value, str) else value for value in values]))
     cells[odd] = binning.unseen
     return cells
+
+
+def _floats(values: Sequence[Any]) -> NDArray[np.float64]:
+    """Return numbers as floats, None as nan, whole numbers too large for a float as infinite."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError:
+        return np.array([_float(value) for value in values])
+
+
+def _float(value: float | None) -> float:
+    if value is None:
+        return math.nan
+    # Python compares whole numbers of any size with floats exactly.
+    return math.inf if value > sys.float_info.max else -math.inf if value < -sys.float_info.max else float(value)
 
 
 def count_panes(cells: NDArray[np.int32], panes: IntArray, n_panes: int, size: int) -> IntArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,16 @@ from streamer.shard import restore_shard
 from streamer.state_log import read_partition
 
 PaneCounts = dict[tuple[str, str, str, int, str, str], NDArray[np.generic]]
+
+
+Ends = dict[tuple[str, int], int]
+
+
+class Committed(NamedTuple):
+    """Counts, and what they are of: for each of evaluate's partitions, the next offset of every raw partition."""
+
+    panes: PaneCounts
+    ends: dict[int, Ends]
 
 
 def read_panes(settings: Settings, catalog: Catalog) -> PaneCounts:
@@ -28,16 +40,22 @@ def read_panes(settings: Settings, catalog: Catalog) -> PaneCounts:
     (one number, name ""), "cells" (a feature's counts by cell, as far as the last cell that is not
     empty) and "performance" (a slice's vector; "" is the whole).
     """
+    return read_committed(settings, catalog).panes
+
+
+def read_committed(settings: Settings, catalog: Catalog) -> Committed:
+    """Return the committed counts, as `read_panes` does, with the raw offsets they reach up to."""
     properties = kafka_clients.librdkafka(settings.kafka.properties(), scope="consumer")
-    found: PaneCounts = {}
+    found = Committed({}, {})
     for index in range(settings.internal_partitions):
         shard = restore_shard(index, read_partition(properties, settings.topic("state"), index), catalog)
+        found.ends[index] = {source: end for source, (_id, end, _read) in shard.position.progress.items()}
         for model, watched in shard.models.items():
             for key, pane in watched.panes.items():
                 profile = catalog.reference(model, key.version)
                 fingerprint = "" if profile is None else profile.fingerprint
                 for (kind, name), counts in _counts(pane, fingerprint).items():
-                    found[model, key.version, key.origin, key.start_ms, kind, name] = counts
+                    found.panes[model, key.version, key.origin, key.start_ms, kind, name] = counts
     return found
 
 

@@ -18,19 +18,29 @@ def unusable(model: Model, event: Prediction | FeatureLog | Label) -> tuple[str,
     """Return why an event that is well formed cannot be counted for this model, and which field; None if it can."""
     if isinstance(event, FeatureLog):
         return None
-    field = "label" if isinstance(event, Label) else "prediction"
-    value = event.label if isinstance(event, Label) else event.prediction
-    if value is None:
-        return None
-    if model.config.task == "regression" and not _is_number(value):
-        return f"{field}: got {value!r}, wanted a finite number (task = regression)", field
-    if isinstance(event, Label) and model.config.labels.mode == "context":
-        return _without_context(event)
-    return None
+    in_context = isinstance(event, Label) and model.config.labels.mode == "context"
+    if model.config.task == "regression":
+        folded = ("label", "previous", "prediction") if in_context else (_said(event),)
+        for field in folded:
+            value = getattr(event, field)
+            if value is not None and not _is_number(value):
+                return f"got {_shortened(value)}, wanted a finite number (task = regression)", field
+    return _without_context(event) if isinstance(event, Label) and in_context else None
+
+
+def _said(event: Prediction | Label) -> str:
+    return "label" if isinstance(event, Label) else "prediction"
+
+
+def _shortened(value: object) -> str:
+    return "a text" if isinstance(value, str) else f"{str(value)[:40]}"
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _without_context(label: Label) -> tuple[str, str] | None:

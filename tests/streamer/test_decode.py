@@ -61,6 +61,11 @@ WHOLE_MESSAGE: list[tuple[str, bytes, str]] = [
     ("a number", b"5", "not an object: got a number"),
     ("null", b"null", "not an object: got null"),
     ("JSON in JSON", json.dumps(json.dumps(PREDICTION)).encode(), "not an object: got text of 99 characters (encoded"),
+    (
+        "thousands of digits",
+        b'{"model":"m","ts":' + b"9" * 5_000 + b"}",
+        "not JSON that can be used: got a number of th",
+    ),
     ("nested without end", b'{"features":' + b"[" * 100_000, "not JSON that can be used: nested too deeply"),
 ]
 

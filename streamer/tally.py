@@ -1,0 +1,201 @@
+"""Counting events that lie in log order, by the plainest means: what the workers' counts are held against."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitors.binning import Binning
+from monitors.performance import canonical
+from streamer.catalog import Catalog, Model
+from streamer.decode import Event
+from streamer.events import FeatureLog, Label, Prediction
+from streamer.fold import is_sampled
+
+# Model, version, origin, pane start in ms, kind, name: as `streamer.evaluate_state.read_panes` has them.
+Key = tuple[str, str, str, int, str, str]
+# A model, version, origin and pane start, and a feature or slice of it.
+Group = tuple[str, str, str, int, str]
+
+
+class Place(NamedTuple):
+    """An event with its place in the log; places compare as the log runs."""
+
+    record_ms: int
+    partition: int
+    offset: int
+    event: Any
+
+
+class Row(NamedTuple):
+    """A labelled prediction."""
+
+    label: str
+    prediction: str
+    score: float
+    sign: int
+
+
+@dataclass
+class Tally:
+    """Everything counted, value by value, until `panes` adds it up.
+
+    Give it all predictions and features first, then all labels, each in log order.
+
+    Attributes
+    ----------
+    events, labels : how many were counted; a repeated prediction is not.
+    newest : model → the largest event time of live events, in ms.
+    """
+
+    catalog: Catalog
+    events: int = 0
+    labels: int = 0
+    newest: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _numbers: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    _values: dict[Group, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    _rows: dict[Group, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    _first: dict[tuple[str, str, str, str], Prediction] = field(default_factory=dict)
+
+    def add_predictions(self, places: Iterable[Place]) -> None:
+        """Count predictions; of those that a label could join, the first of an identity."""
+        for place in places:
+            event: Prediction = place.event
+            model = self._model(event)
+            sampled = event.error is None and is_sampled(event.prediction_id, model.config.labels.share)
+            if sampled and model.config.labels.mode == "join":
+                identity = (event.model, event.prediction_id, event.version, event.origin)
+                if self._first.setdefault(identity, event) is not event:
+                    continue
+            self.events += 1
+            if event.origin == "live":
+                self.newest[event.model] = max(self.newest[event.model], event.ts)
+            start = _pane(model, event.ts)
+            pane = (event.model, event.version, str(event.origin), start)
+            self._numbers[*pane, "events", ""] += 1
+            self._numbers[*pane, "sampled", ""] += sampled
+            for name, value in _watched(model, event).items():
+                self._values[*pane, name].append(value)
+
+    def add_features(self, places: Iterable[Place]) -> None:
+        """Count features that are logged apart from predictions."""
+        for place in places:
+            event: FeatureLog = place.event
+            model = self._model(event)
+            self.newest[event.model] = max(self.newest[event.model], event.ts)
+            for name, feature in model.config.features.items():
+                if feature.source == "features":
+                    group = (event.model, event.version, "live", _pane(model, event.ts), name)
+                    self._values[group].append(event.features.get(name))
+
+    def add_labels(self, places: Iterable[Place]) -> None:
+        """Give each first prediction its effective label, and count the labels that need no join."""
+        best: dict[tuple[str, str], tuple[tuple[int, int, int, int], Label]] = {}
+        for place in places:
+            label: Label = place.event
+            model = self._model(label)
+            self.labels += 1
+            if model.config.labels.mode == "context":
+                self._count_in_context(model, label)
+                continue
+            rank = (label.revision, label.ts, place.partition, place.offset)
+            key = (label.model, label.prediction_id)
+            if key not in best or rank > best[key][0]:
+                best[key] = (rank, label)
+        for (name, prediction_id, _version, _origin), event in self._first.items():
+            _, found = best.get((name, prediction_id), (None, None))
+            if found is not None and not found.deleted:
+                self._count_joined(self._model(event), event, found)
+
+    def panes(self) -> dict[Key, NDArray[Any]]:
+        """Add everything up, by key."""
+        panes: dict[Key, NDArray[Any]] = {key: np.array([count]) for key, count in self._numbers.items()}
+        for (model, version, origin, start, name), column in self._values.items():
+            profile = self.catalog.reference(model, version)
+            known = None if profile is None else profile.features.get(name)
+            if known is not None:
+                cells = [_cell(known.binning, value) for value in column]
+                panes[model, version, origin, start, "cells", name] = np.bincount(cells, minlength=known.binning.size)
+        for (model, version, origin, start, slice_key), rows in self._rows.items():
+            (vector,) = self._named(model).schema.fold(
+                labels=[row.label for row in rows],
+                predictions=[row.prediction for row in rows],
+                scores=np.array([row.score for row in rows], dtype=np.float64),
+                signs=np.array([row.sign for row in rows], dtype=np.int64),
+                groups=np.zeros(len(rows), dtype=np.int64),
+                n_groups=1,
+            )
+            panes[model, version, origin, start, "performance", slice_key] = vector
+        return panes
+
+    def _count_joined(self, model: Model, event: Prediction, label: Label) -> None:
+        pane = (event.model, event.version, str(event.origin), _pane(model, event.ts))
+        row = _row(model, event.prediction, event.score, label.label, 1)
+        self._numbers[*pane, "labelled", ""] += 1
+        for slice_key in ("", *_slices(model, event)):
+            self._rows[*pane, slice_key].append(row)
+
+    def _count_in_context(self, model: Model, label: Label) -> None:
+        """Take the previous label out and the new one in; the label brings its prediction's content."""
+        pane = (label.model, label.version or "_", "live", _pane(model, label.prediction_ts or label.ts))
+        changes: list[tuple[Any, int]] = [(label.previous, -1)] if label.previous is not None else []
+        changes += [] if label.deleted else [(label.label, 1)]
+        for truth, sign in changes:
+            self._numbers[*pane, "labelled", ""] += sign
+            self._rows[*pane, ""].append(_row(model, label.prediction, label.score, truth, sign))
+
+    def _model(self, event: Event) -> Model:
+        return self._named(event.model)
+
+    def _named(self, name: str) -> Model:
+        model = self.catalog.model(name)
+        if model is None:
+            raise LookupError(f"model: got {name!r}, wanted one that is configured")
+        return model
+
+
+def _pane(model: Model, at_ms: int) -> int:
+    return at_ms // int(model.config.time.pane) * int(model.config.time.pane)
+
+
+def _watched(model: Model, event: Prediction) -> dict[str, Any]:
+    """Return the values drift is watched by: the prediction's features, and what the model said."""
+    watched = {
+        name: event.features.get(name)
+        for name, feature in model.config.features.items()
+        if feature.source == "predictions"
+    }
+    if model.config.task == "multiclass":
+        return watched | {"@prediction": event.prediction}
+    if isinstance(event.score, dict):
+        return watched | {"@score": event.score.get(model.schema.positive or "")}
+    return watched | {"@score": event.prediction if event.score is None else event.score}
+
+
+def _slices(model: Model, event: Prediction) -> list[str]:
+    given = {name: event.features.get(name) for name in model.config.slices}
+    return [f"{name}={canonical(value)}" for name, value in given.items() if value is not None]
+
+
+def _row(model: Model, prediction: Any, score: float | dict[str, float] | None, truth: Any, sign: int) -> Row:
+    label = canonical(truth)
+    if isinstance(score, dict):
+        score = score.get(label if model.schema.positive is None else model.schema.positive)
+    return Row(label, canonical(prediction), math.nan if score is None else score, sign)
+
+
+def _cell(binning: Binning, value: Any) -> int:
+    """Return the cell of one value; text is no number, whatever it says."""
+    if binning.kind == "categorical":
+        return int(binning.assign(np.array([None if value is None else canonical(value)], dtype=object))[0])
+    if isinstance(value, str):
+        return binning.unseen
+    number = math.nan if value is None else max(min(value, sys.float_info.max), -sys.float_info.max)
+    return int(binning.assign(np.array([number], dtype=np.float64))[0])

@@ -16,24 +16,31 @@ class LibrdkafkaTransport:
     Parameters
     ----------
     properties : by Kafka's dotted names.
+
+    Raises
+    ------
+    NotReadyError
+        When librdkafka refuses a property; it names it.
     """
 
     def __init__(self, properties: Mapping[str, object]) -> None:
         self._sent = self._failed = 0
         self._fault: Exception | None = None
-        self._producer = Producer(
-            {
-                "client.id": "driftloop-sdk",
-                "compression.type": "lz4",
-                "linger.ms": 50,
-                "batch.size": 1_000_000,
-                "queue.buffering.max.messages": 1_000_000,
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,
-                "allow.auto.create.topics": False,
-                **librdkafka(properties, scope="producer"),
-            }
-        )
+        configuration = {
+            "client.id": "driftloop-sdk",
+            "compression.type": "lz4",
+            "linger.ms": 50,
+            "batch.size": 1_000_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "allow.auto.create.topics": False,
+            **librdkafka(properties, scope="producer"),
+        }
+        try:
+            self._producer = Producer(configuration)
+        except KafkaException as error:
+            raise NotReadyError(error.args[0].str()) from error
 
     def send(self, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
         """Hand a message to librdkafka, which batches and retries it."""

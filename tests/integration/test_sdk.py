@@ -12,15 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from streamer.decode import decode
 from streamer.events import Deployment, Label, Prediction, encode
-from streamer.kafka_clients import consumer_config
+from streamer.kafka_clients import admin_config
 from streamer.partitioning import murmur2
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns, TransportName
 from streamer.settings import Settings
 from streamer.state import Keys
+from streamer.topic_reader import read_to_end
 from tests.integration.running import environment
 
 pytestmark = pytest.mark.integration
@@ -37,18 +38,7 @@ def _client(settings: Settings, **options: Any) -> Client:
 
 def _read(settings: Settings, name: str) -> list[Any]:
     """Return every message of a topic."""
-    topic = settings.topic(name)
-    consumer = Consumer(consumer_config(settings, group_id="reader", extra={"auto.offset.reset": "earliest"}))
-    partitions = [TopicPartition(topic, index, 0) for index in consumer.list_topics(topic).topics[topic].partitions]
-    wanted = sum(consumer.get_watermark_offsets(partition)[1] for partition in partitions)
-    consumer.assign(partitions)
-    messages: list[Any] = []
-    deadline = time.monotonic() + 20
-    while len(messages) < wanted and time.monotonic() < deadline:
-        messages.extend(message for message in consumer.consume(5_000, 0.2) if not message.error())
-    consumer.close()
-    assert len(messages) == wanted
-    return messages
+    return list(read_to_end(settings, settings.topic(name)))
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -129,9 +119,7 @@ def test_a_topic_that_does_not_exist_is_not_made(settings: Settings) -> None:
     client = Client(settings.kafka.bootstrap_servers, redis_url=None, namespace="never-made")
     client.log_label("p", model="churn", label=1)
     assert client.close(timeout_s=4).sent == 0
-    consumer = Consumer(consumer_config(settings, group_id="reader"))
-    assert "never-made.labels.v1" not in consumer.list_topics().topics
-    consumer.close()
+    assert "never-made.labels.v1" not in AdminClient(admin_config(settings)).list_topics().topics
 
 
 def test_a_message_too_large_costs_itself_alone(settings: Settings) -> None:

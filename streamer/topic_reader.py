@@ -125,9 +125,17 @@ def _uncommitted_ends(settings: Settings, places: list[TopicPartition]) -> dict[
     # A commit returns before its markers are everywhere: a committed end may lie before what is already final.
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    found = admin.list_offsets(
-        {place: latest for place in places},
-        isolation_level=IsolationLevel.READ_UNCOMMITTED,
-        request_timeout=_REQUEST_S,
-    )
-    return {place.partition: int(future.result().offset) for place, future in found.items()}
+    deadline = time.monotonic() + _REQUEST_S
+    while True:
+        found = admin.list_offsets(
+            dict.fromkeys(places, latest),
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=_REQUEST_S,
+        )
+        try:
+            return {place.partition: int(future.result().offset) for place, future in found.items()}
+        except KafkaException as error:
+            # A topic just made, or one whose leader has just moved, is not led by whom the client asks.
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

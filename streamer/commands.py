@@ -180,6 +180,8 @@ def _ask(
                 return answer
     finally:
         producer.purge()
+        # Takes the reports of what was purged; left there, librdkafka warns of them on standard error.
+        producer.flush(1.0)
     if taken:
         raise CommandTimeout(_no_answer(command, timeout_s))
     fault = faults[-1] if faults else KafkaError(KafkaError._MSG_TIMED_OUT)

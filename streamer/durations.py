@@ -20,7 +20,8 @@ class Duration(int):
         """Read "15m", "6h", "30d" (units ms, s, m, h, d, w) or a whole number of milliseconds."""
         if isinstance(value, bool):
             raise ValueError(f"got {value!r}, wanted a duration such as '15m', '6h' or '30d'")
-        if isinstance(value, int):
+        # The environment has only text: there milliseconds are digits alone.
+        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
             return cls(value)
         match = _PATTERN.match(value) if isinstance(value, str) else None
         if match is None:

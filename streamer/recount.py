@@ -121,7 +121,7 @@ def recount(settings: Settings, catalog: Catalog, ends: Mapping[int, Ends] | Non
     Events of a model that was not configured when they were read are known by their dead letters and left out.
     """
     counted = Recount()
-    unknown = _before_their_model(settings)
+    unknown = before_their_model(settings)
     read: dict[Kind, list[Place]] = {kind: [] for kind in KINDS}
     for kind in KINDS:
         topic = settings.topic(kind)
@@ -153,7 +153,8 @@ def _is_within(settings: Settings, ends: Mapping[int, Ends] | None, topic: str, 
     return place.offset < reached.get((topic, place.partition), 0)
 
 
-def _before_their_model(settings: Settings) -> set[tuple[str, int, int]]:
+def before_their_model(settings: Settings) -> set[tuple[str, int, int]]:
+    """Return (topic, partition, offset) of the events that came before their model was configured: never counted."""
     found = set()
     for message in read_to_end(settings, settings.topic("dead-letters")):
         headers: dict[str, Any] = dict(message.headers() or [])

@@ -44,16 +44,20 @@ def ledger(
     if not entries:
         typer.echo(f"{model}: nothing has happened yet")
         return
-    table = plain_table("WHEN (UTC)", "SUBJECT", "STATE", "BY", "WHY")
+    table = plain_table("WHEN (UTC)", "SUBJECT", "WHAT", "BY", "WHY")
     table.columns[0].no_wrap = True
     for entry in entries:
-        table.add_row(
-            moment(entry.at_ms), escape(entry.subject), _state(entry), escape(entry.actor), escape(entry.reason)
-        )
+        subject = entry.subject or entry.subject_kind
+        table.add_row(moment(entry.at_ms), escape(subject), _what(entry), escape(entry.actor), escape(entry.reason))
     console().print(table)
 
 
-def _state(entry: LedgerEntry) -> str:
+def _what(entry: LedgerEntry) -> str:
     if not entry.state:
         return f"{escape(entry.command_kind.replace('_', ' '))}: {state(entry.outcome or '')}"
-    return f"{state(entry.previous)} → {state(entry.state)}" if entry.previous else state(entry.state)
+    if entry.subject_kind == "deployment":
+        held = entry.detail
+        challenger = f", {held['challenger']} {held.get('percent', 0):g} %" if held.get("challenger") else ""
+        return escape(f"{held.get('champion', '')} serves{challenger} (epoch {entry.epoch})")
+    moved = entry.previous and entry.previous != entry.state
+    return f"{state(entry.previous)} → {state(entry.state)}" if moved else state(entry.state)

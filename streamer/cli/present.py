@@ -15,6 +15,7 @@ from rich.table import Table
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")]
 
 NOTHING = "–"
+_LONG_AGO_MS = 2 * 86_400_000
 _BARS = "▁▂▃▄▅▆▇█"
 _MISSING = {
     "warming_up": "warming up",
@@ -91,14 +92,14 @@ def share(value: float | None) -> str:
 
 def moment(at_ms: int | None) -> str:
     """Write a time as UTC to the second."""
-    if at_ms is None:
+    if not at_ms:
         return NOTHING
     return dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock(at_ms: int | None) -> str:
     """Write a time's hour, minute and second, UTC."""
-    return NOTHING if at_ms is None else moment(at_ms)[11:]
+    return moment(at_ms)[11:] if at_ms else NOTHING
 
 
 def length(span_ms: float | None) -> str:
@@ -115,9 +116,11 @@ def length(span_ms: float | None) -> str:
 
 
 def ago(at_ms: int | None, now: int) -> str:
-    """Write how long ago a time was."""
-    if at_ms is None:
+    """Write how long ago a time was; one more than two days back, as when the past is played again, as itself."""
+    if not at_ms:
         return "never"
+    if now - at_ms > _LONG_AGO_MS:
+        return f"{moment(at_ms)} UTC"
     return f"{length(now - at_ms)} ago" if now - at_ms >= 1000 else "now"
 
 
@@ -146,7 +149,12 @@ def plain_table(*columns: str, right: Sequence[str] = (), title: str | None = No
     from rich import box
 
     table = Table(
-        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1)
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        title=title,
+        title_justify="left",
+        title_style="bold",
     )
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)

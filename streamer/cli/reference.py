@@ -171,7 +171,7 @@ def _check_version(version: str) -> None:
 def _range(binning: Binning) -> str:
     if binning.edges or binning.values:
         marks = binning.edges or binning.values
-        return f"{number(marks[0])} to {number(marks[-1])}"
+        return f"{marks[0]:,.6g} to {marks[-1]:,.6g}"
     shown = ", ".join(binning.categories[:4])
     return escape(shown + (", …" if len(binning.categories) > 4 else "")) or NOTHING
 

@@ -37,16 +37,23 @@ from streamer.documents import (
 )
 from streamer.events import Deployment
 
-NO_MODEL = (
-    "No model yet. Tell driftloop about one:\n"
-    "  driftloop models apply config/models/<model>.toml\n"
-    "  driftloop reference build --model config/models/<model>.toml --data training.csv -o reference/\n"
-    "  driftloop reference publish reference/\n"
-    "  driftloop worker"
-)
+NO_MODEL = """\
+No events of any model have been counted yet. What it takes:
+  driftloop models apply MODEL.toml
+  driftloop reference build --model MODEL.toml --data TABLE.csv -o REFERENCE.json
+  driftloop reference publish REFERENCE.json
+  driftloop worker
+and events: docs/how-to/watch-your-own-model.md"""
 NO_WORKER = "No worker runs: nothing is being read. Start one: driftloop worker"
 # A worker beats every second; one silent for longer than this is taken to be gone.
 SILENT_MS = 15_000
+# The metrics in the order in which a person wants them, where there is no room for all.
+_RANK = {
+    name: rank
+    for rank, name in enumerate(
+        ("accuracy", "mae", "auc", "log_loss", "rmse", "bias", "r2", "precision", "recall", "f1", "positive_share")
+    )
+}
 # From this width on there is room for the shares and the course of each feature.
 WIDE = 110
 
@@ -93,9 +100,10 @@ def heading(view: ModelView, now: int) -> RenderableType:
     phase = view.alerts.phase if view.alerts else summary.state or "quiet"
     faulted = summary.faulted or (view.alerts is not None and view.alerts.faulted)
     first = f"[bold]{escape(summary.model)}[/]  {escape(summary.task)}  {state('faulted' if faulted else phase)}"
-    if view.alerts and view.alerts.since_ms:
-        first += f" [dim]for {length(now - view.alerts.since_ms)}[/]"
-    lines = [first, f"serving  {_serving(serving, summary)}"]
+    # Since when is told in event time, which may be another year's when the past is played again.
+    if view.alerts and view.alerts.since_ms and view.alerts.event_time_ms:
+        first += f" [dim]for {length(view.alerts.event_time_ms - view.alerts.since_ms)}[/]"
+    lines = [first, f"serving  {_serving(serving, summary, view.version)}"]
     lines.append(
         f"events   newest {ago(summary.watermark_ms, now)}  [dim]numbers as of {ago(summary.as_of_ms, now)}[/]"
     )
@@ -104,11 +112,11 @@ def heading(view: ModelView, now: int) -> RenderableType:
     return Text.from_markup("\n".join(lines))
 
 
-def drift_table(view: ModelView, width: int) -> RenderableType:
-    """Return the features by how far each is past its threshold, the most drifted first."""
+def drift_table(view: ModelView, width: int, most: int | None = None) -> RenderableType:
+    """Return the features by how far each is past its threshold, the most drifted first; `most` of them at most."""
     if not view.drift:
         reason = why_missing(view.summary.missing) or "no events of this version yet"
-        return Text(f"Drift of {view.version}: {reason}.", style="yellow")
+        return Text(f"Drift of version {view.version}: {reason}.", style="yellow")
     wide = width >= WIDE
     numbers = ("PSI", "LIMIT", "KS", "LIMIT ", "EVENTS")
     columns = ["FEATURE", *numbers, *(("MISSING", "UNSEEN", "PSI OVER TIME") if wide else ()), ""]
@@ -116,7 +124,7 @@ def drift_table(view: ModelView, width: int) -> RenderableType:
     table.columns[0].overflow = "ellipsis"
     table.columns[0].no_wrap = True
     ordered = sorted(view.drift.items(), key=lambda item: (-item[1].strain, item[0]))
-    for name, feature in ordered:
+    for name, feature in ordered[:most]:
         wide_cells = (share(feature.missing_share), share(feature.unseen_share), _course(feature)) if wide else ()
         table.add_row(
             escape(name),
@@ -129,26 +137,23 @@ def drift_table(view: ModelView, width: int) -> RenderableType:
             _note(feature, view.quality[name].fault if name in view.quality else None),
         )
     window = _window(ordered[0][1].window_start_ms, ordered[0][1].window_end_ms)
-    return Group(Text.from_markup(f"[bold]Drift[/] of {escape(view.version)}{window}"), table)
+    head = Text.from_markup(f"[bold]Drift[/] of version {escape(view.version)}{window}")
+    left = len(ordered) - len(ordered[:most])
+    return Group(head, table, *([Text(f"and {left} more, less drifted", style="dim")] if left else []))
 
 
-def performance_lines(performance: Performance | None, version: str) -> RenderableType:
-    """Return the accuracy with its baseline, and the coverage without which it means nothing."""
-    if performance is None:
-        return Text(f"Performance of {version}: no labels yet.")
-    head = Text.from_markup(
-        f"[bold]Performance[/] of {escape(version)}{_window(performance.window_start_ms, performance.window_end_ms)}"
-    )
-    lines: list[RenderableType] = [head]
+def performance_lines(performance: Performance | None, version: str, width: int) -> RenderableType:
+    """Return the metrics with their baseline, and the coverage without which they mean nothing."""
+    if performance is None or not performance.predicted:
+        return Text.from_markup(f"[bold]Performance[/] of version {escape(version)}: no predictions yet")
+    window = _window(performance.window_start_ms, performance.window_end_ms)
+    lines: list[RenderableType] = [Text.from_markup(f"[bold]Performance[/] of version {escape(version)}{window}")]
     if performance.metrics:
-        table = plain_table("METRIC", "NOW", "REFERENCE", right=("NOW", "REFERENCE"))
-        for name, value in performance.metrics.items():
-            table.add_row(escape(name.replace("_", " ")), number(value), number(performance.baseline.get(name)))
-        lines.append(table)
-    labels = f"labels on {count(performance.labelled)} of {count(performance.predicted)} predictions"
+        lines.append(_metrics_table(performance, width))
+    labels = f"labels for {count(performance.labelled)} of {count(performance.predicted)} predictions"
     coverage = f" ({share(performance.coverage)})" if performance.coverage is not None else ""
     parked = f"; {count(performance.parked)} waiting for their prediction" if performance.parked else ""
-    maturity = f"; complete after {length(performance.maturity_ms)}" if performance.maturity_ms else ""
+    maturity = f"; a pane is judged {length(performance.maturity_ms)} after it" if performance.maturity_ms else ""
     lines.append(Text(f"{labels}{coverage}{parked}{maturity}"))
     if performance.drop is not None:
         bounds = f"{signed(performance.drop_lower)} to {signed(performance.drop_upper)}"
@@ -156,6 +161,27 @@ def performance_lines(performance: Performance | None, version: str) -> Renderab
     if performance.missing:
         lines.append(Text(f"not judged: {why_missing(performance.missing)}", style="yellow"))
     return Group(*lines)
+
+
+def _metrics_table(performance: Performance, width: int) -> RenderableType:
+    """Return a column a metric, the most telling first, as many as there is room for, with the first one's course."""
+    names = sorted(performance.metrics.keys() - {"n"}, key=lambda name: (_RANK.get(name, len(_RANK)), name))
+    shown: list[str] = []
+    used = len("reference") + 3
+    for name in names:
+        used += max(len(name), 7) + 3
+        if used > width:
+            break
+        shown.append(name)
+    headings = [name.replace("_", " ").upper() for name in shown]
+    table = plain_table("", *headings, right=headings)
+    table.add_row("now", *(number(performance.metrics[name]) for name in shown))
+    table.add_row("reference", *(number(performance.baseline.get(name)) for name in shown))
+    course = [point.get(shown[0]) for point in performance.series] if shown else []
+    known = [value for value in course if value is not None]
+    if len(known) < 2:
+        return table
+    return Group(table, Text(f"{headings[0].lower()} by pane  {sparkline(course, top=max(*known, 1e-9), width=48)}"))
 
 
 def request_lines(request: RequestView | None, now: int) -> RenderableType:
@@ -216,13 +242,16 @@ def timeline_lines(entries: Iterable[TimelineEntry]) -> RenderableType:
     return Group(Text.from_markup("[bold]Timeline[/] [dim](UTC)[/]"), Padding(table, (0, 0, 0, 2)))
 
 
-def model_screen(view: ModelView, workers: Sequence[Heartbeat], now: int, width: int) -> RenderableType:
+def model_screen(
+    view: ModelView, workers: Sequence[Heartbeat], now: int, width: int, most_features: int | None = None
+) -> RenderableType:
     """Return everything about one model, top to bottom in the order a person asks."""
     return Group(
         heading(view, now),
         "",
-        drift_table(view, width),
-        performance_lines(view.performance, view.version),
+        drift_table(view, width, most_features),
+        "",
+        performance_lines(view.performance, view.version, width),
         "",
         request_lines(view.request, now),
         canary_lines(view.canary),
@@ -233,10 +262,10 @@ def model_screen(view: ModelView, workers: Sequence[Heartbeat], now: int, width:
     )
 
 
-def _serving(split: Deployment | None, summary: ModelSummary) -> str:
+def _serving(split: Deployment | None, summary: ModelSummary, version: str) -> str:
     champion = split.champion if split else summary.champion
     if not champion:
-        return "no champion named: driftloop split MODEL --champion VERSION"
+        return f"no champion named: driftloop split {summary.model} --champion {version}"
     challenger, percent = (split.challenger, split.percent) if split else (summary.challenger, summary.percent)
     epoch = f"  [dim]epoch {split.epoch}, since {moment(split.since_ms)} UTC[/]" if split and split.since_ms else ""
     if challenger:
@@ -245,13 +274,14 @@ def _serving(split: Deployment | None, summary: ModelSummary) -> str:
 
 
 def _note(feature: FeatureDrift, fault: str | None) -> str:
-    if fault:
-        return f"[bold magenta]{escape(why_missing(fault))}[/]"
+    said = []
     if feature.alarm:
-        return "[bold red]drift[/]"
+        said.append("[bold red]drift[/]")
+    if fault:
+        said.append(f"[bold magenta]{escape(why_missing(fault))}[/]")
     if feature.missing:
-        return f"[yellow]{escape(why_missing(feature.missing))}[/]"
-    return "[yellow]past its limit[/]" if feature.strain > 1 else "[green]ok[/]"
+        said.append(f"[yellow]{escape(why_missing(feature.missing))}[/]")
+    return ", ".join(said) or "[green]ok[/]"
 
 
 def _course(feature: FeatureDrift) -> str:

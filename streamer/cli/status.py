@@ -50,9 +50,8 @@ def known_model(view: LiveView, model: str, version: str | None = None, timeline
     found = view.model(model, version=version, timeline=timeline)
     if found is not None:
         return found
-    names = [each.model for each in view.models()]
-    if not names:
-        raise CommandError(
-            f"{model}: no model yet: driftloop models apply FILE, and driftloop worker to read its events"
-        )
-    raise CommandError(f"{model}: no such model in the live view; there are {', '.join(names)}")
+    known = ", ".join(each.model for each in view.models())
+    raise CommandError(
+        f"{model}: no events of it have been counted yet{f' (of {known} there have)' if known else ''}; "
+        "driftloop models list shows which models are known, driftloop doctor whether a worker reads their events"
+    )

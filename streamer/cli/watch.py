@@ -19,6 +19,8 @@ from streamer.cli.status import Version, known_model
 from streamer.cli.surroundings import live_view, settings
 from streamer.view import LiveView
 
+_FIXED_LINES = 30
+
 
 def register(app: typer.Typer) -> None:
     """Add `watch` to the command line."""
@@ -78,8 +80,11 @@ def _body(view: LiveView, model: str | None, version: str | None, screen: Consol
     chosen = model or (models[0].model if len(models) == 1 else None)
     if chosen is None:
         return Group(models_table(models, now), "", workers_table(workers, now))
-    found = known_model(view, chosen, version, timeline=max(5, screen.height - 32))
-    return model_screen(found, workers, now, screen.width)
+    # Lines that are always there take some thirty; features and timeline share the rest.
+    room = max(screen.height - _FIXED_LINES, 0)
+    found = known_model(view, chosen, version, timeline=max(3, room // 3))
+    most = max(5, room - room // 3) if screen.is_terminal else None
+    return model_screen(found, workers, now, screen.width, most)
 
 
 def _documents(view: LiveView, model: str | None, version: str | None) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -54,8 +55,14 @@ def dev(
     directory: Annotated[Path, typer.Option(help="Where state and logs go.")] = Path(".driftloop"),
     keep: Annotated[bool, typer.Option(help="Go on with the state of the last run instead of starting clean.")] = True,
     parts: Annotated[str, typer.Option(help="Which parts, separated by commas; all by default.")] = "",
+    exports: Annotated[
+        bool, typer.Option("--exports", help='Only print how to reach the one that runs: eval "$(… --exports)".')
+    ] = False,
 ) -> None:
     """Run everything on this machine from packages alone: Kafka, Valkey, PostgreSQL, MLflow, Airflow, a worker."""
+    if exports:
+        _print_exports(_running(directory))
+        return
     from streamer.local.processes import StackError
     from streamer.local.stack import PARTS, Stack
 
@@ -79,15 +86,29 @@ def dev(
 def _introduce(environment: dict[str, str], root: Path) -> None:
     screen = console()
     screen.print("\n[bold green]driftloop is running.[/] Ctrl-C stops all of it.\n")
-    addresses = {name: value for name, value in environment.items() if name in _TOLD}
-    for name, value in addresses.items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
+    _print_exports(environment)
     screen.print(
         f"\nLogs are under {root / 'logs'}. In another terminal, here:\n"
         "  driftloop watch      what the worker sees\n"
         "  driftloop doctor     whether all is well\n"
-        "From another directory, or for your own programs, set the variables above first."
+        "Your own programs, and terminals elsewhere, need the variables above first:\n"
+        '  eval "$(driftloop dev --exports)"'
     )
+
+
+def _print_exports(environment: Mapping[str, str]) -> None:
+    for name in _TOLD:
+        if name in environment:
+            typer.echo(f"export {name}={shlex.quote(environment[name])}")
+
+
+def _running(directory: Path) -> Mapping[str, str]:
+    from streamer.local.record import running_stack
+
+    record = running_stack(directory)
+    if record is None:
+        raise CommandError(f"{directory}: no local stack runs here; start one: driftloop dev")
+    return record.environment
 
 
 _TOLD = (

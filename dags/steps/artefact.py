@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import tempfile
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polars as pl
 
+from dags.steps.outcomes import Unmendable
 from dags.steps.tables import inputs
 from streamer.models import ModelConfig
 
@@ -27,7 +31,7 @@ PACKAGES = ("numpy", "pandas", "scikit-learn", "skops")
 EXAMPLE_ROWS = 5
 
 
-class ArtefactError(Exception):
+class ArtefactError(Unmendable):
     """A model's file holds what it must not; the message names it."""
 
 
@@ -38,9 +42,7 @@ def requirements() -> list[str]:
 
 def dump(model: Any, path: Path) -> None:
     """Write a pipeline to a file."""
-    import skops.io
-
-    skops.io.dump(model, path)
+    _skops().dump(model, path)
 
 
 def load(path: Path) -> Any:
@@ -51,12 +53,19 @@ def load(path: Path) -> Any:
     ArtefactError
         When the file holds a type that our pipelines do not.
     """
-    import skops.io
-
-    strange = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
+    skops = _skops()
+    strange = sorted(set(skops.get_untrusted_types(file=path)) - set(TRUSTED))
     if strange:
         raise ArtefactError(f"{path.name}: holds {', '.join(strange)}, which no pipeline of driftloop does; not read")
-    return skops.io.load(path, trusted=list(TRUSTED))
+    return skops.load(path, trusted=list(TRUSTED))
+
+
+def _skops() -> ModuleType:
+    # When first imported it asks every module there is for every function of scipy's, and Airflow's deprecated
+    # modules warn a thousand times.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("skops.io")
 
 
 def save_mlflow(config: ModelConfig, model: Any, features: Sequence[str], rows: pl.DataFrame, path: Path) -> None:

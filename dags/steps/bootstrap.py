@@ -54,7 +54,7 @@ def bootstrap(
     _put(workspace, table)
     retraining.validate(workspace)
     if report:
-        retraining.report(workspace)
+        retraining.report(settings, workspace)
     for family in retraining.choose_features(workspace):
         retraining.train(workspace, family)
     retraining.select(workspace)

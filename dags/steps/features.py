@@ -70,11 +70,12 @@ def information(table: pl.DataFrame, name: str, *, regression: bool) -> float:
         return 0.0
     if regression:
         parts = rows.group_by("@group").agg(pl.len().alias("n"), pl.col(LABEL).mean().alias("mean"))
-        mean, total = rows[LABEL].mean(), rows[LABEL].var(ddof=0)
-        if not total or not isinstance(mean, float):
+        truth = rows[LABEL].to_numpy()
+        mean, total = float(truth.mean()), float(truth.var())
+        if total <= 0:
             return 0.0
         between = float((parts["n"] * (parts["mean"] - mean) ** 2).sum()) / n
-        said = -0.5 * math.log(max(1 - between / float(total), 1e-12))
+        said = -0.5 * math.log(max(1 - between / total, 1e-12))
         return max(said - (groups - 1) / (2 * n), 0.0)
     joint = (
         rows.group_by("@group", LABEL)
@@ -91,8 +92,9 @@ def _groups(table: pl.DataFrame, name: str) -> pl.Series:
     column = table[name]
     if column.dtype == pl.Float64:
         present = column.drop_nulls()
-        cuts = sorted({present.quantile(step / GROUPS, "nearest") for step in range(1, GROUPS)}) if len(present) else []
-        cells = column.cut([cut for cut in cuts if cut is not None]) if cuts else column
+        quantiles = [present.quantile(step / GROUPS, "nearest") for step in range(1, GROUPS)]
+        cuts = sorted({cut for cut in quantiles if cut is not None})
+        cells = column.cut(cuts) if cuts else column
         return cells.cast(pl.String).fill_null("@missing")
     frequent = column.drop_nulls().value_counts(sort=True).head(5 * GROUPS)[name]
     kept = table.select(

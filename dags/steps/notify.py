@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from monitors.lifecycle import FINAL
 from streamer.commands import CommandRefused, new_command, send, was_refused
+from streamer.documents import FINAL_STATES
 from streamer.events import Command, CommandKind, LedgerEntry
 from streamer.settings import Settings
 
@@ -80,7 +80,7 @@ def refusal(answer: LedgerEntry, *, run_id: str) -> str | None:
     if was_refused(answer):
         return answer.reason or "refused"
     state = standing(answer).get("request_state")
-    if state in FINAL:
+    if state in FINAL_STATES:
         return f"the request is {state}; the run {run_id} has nothing left to do"
     return None
 

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from monitors.performance import canonical
 from streamer import kafka_clients, topics
 from streamer.decode import decode
-from streamer.events import FeatureLog, Label, OffsetRange, Prediction
+from streamer.events import Label, OffsetRange
 from streamer.models import ModelConfig
 from streamer.settings import Settings
 
@@ -75,7 +75,7 @@ def read_events(settings: Settings, config: ModelConfig, ranges: Sequence[Offset
             low, _ = consumer.get_watermark_offsets(TopicPartition(topic, part.partition), timeout=_REQUEST_S)
             lost += max(0, min(low, part.end) - part.start)
             for messages in _batches(consumer, part, max(low, part.start)):
-                rows = []
+                rows: list[tuple[Any, int, int]] = []
                 for message in messages:
                     try:
                         event = decode(message.value() or b"", kind)
@@ -156,9 +156,8 @@ def _batches(consumer: Consumer, part: OffsetRange, start: int) -> Iterator[list
             )
 
 
-def _table(
-    config: ModelConfig, kind: Kind, rows: list[tuple[Prediction | FeatureLog | Label, int, int]]
-) -> pl.DataFrame:
+def _table(config: ModelConfig, kind: Kind, rows: list[tuple[Any, int, int]]) -> pl.DataFrame:
+    """Return decoded events with their partitions and offsets as columns; `@` keeps ours apart from features."""
     if kind == "labels":
         return _labels(config, rows)
     source = kind

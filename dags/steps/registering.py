@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from threadpoolctl import threadpool_limits
 
 from dags.steps import artefact, features, retraining, staging
+from dags.steps.lineage import lineage, open_run
 from dags.steps.measuring import answer
+from dags.steps.outcomes import Unmendable
 from dags.steps.reference import build_reference
-from dags.steps.registry import CHALLENGER, MODEL, STATUS_TAG, Registry, code_version
+from dags.steps.registry import CHALLENGER, MODEL, STATUS_TAG, Registry
 from dags.steps.tables import split_by_time
-from dags.steps.training import fit
+from dags.steps.training import fit, threads
 from dags.steps.workspace import Workspace
 from streamer import references
 from streamer.events import RetrainRequest
@@ -27,7 +30,6 @@ EVIDENCE = (
     retraining.FEATURES,
     retraining.SELECTION,
     retraining.GATES,
-    retraining.REPORT,
 )
 
 
@@ -36,7 +38,8 @@ def refit(config: ModelConfig, workspace: Workspace) -> Any:
     winner = workspace.read_json(retraining.SELECTION)["table"][0]
     table = workspace.read_table(retraining.DATA)
     names = features.used(workspace.read_json(retraining.FEATURES))
-    model = fit(config, table, names, winner["family"], winner["parameters"])
+    with threadpool_limits(threads()):
+        model = fit(config, table, names, winner["family"], winner["parameters"])
     workspace.write_json(retraining.GOLDEN, staging.golden_answers(config, model, names, table))
     return model
 
@@ -46,30 +49,20 @@ def publish_version(
 ) -> str:
     """Register a trained pipeline and publish its reference; return its version (see `retraining.register`)."""
     registry = Registry(settings, config.name)
-    tags = lineage(request, parent)
-    run_id = registry.open_run(request.request_id, f"{config.name} {request.request_id}", tags)
+    run_id = open_run(registry, request, parent)
     _log_run(registry, run_id, config, workspace, model, request, parent)
-    version = registry.create_version(run_id, request.request_id, {**tags, STATUS_TAG: "challenger"})
+    version = registry.create_version(
+        run_id, request.request_id, {**lineage(request, parent), STATUS_TAG: "challenger"}
+    )
     profile = _reference(config, workspace, version)
     registry.log_parts(run_id, profile.to_parts())
-    references.publish(settings, profile)
+    try:
+        references.publish(settings, profile)
+    except references.ProfileError as error:
+        raise Unmendable(str(error)) from error
     registry.set_alias(CHALLENGER, version)
     registry.finish(run_id)
     return version
-
-
-def lineage(request: RetrainRequest, parent: str) -> dict[str, str]:
-    """Return where a version comes from, as tags."""
-    ranges = ", ".join(f"{each.topic}[{each.partition}] {each.start}–{each.end}" for each in request.offsets)
-    return {
-        "driftloop.parent_version": parent or "none",
-        "driftloop.code_version": code_version(),
-        "driftloop.namespace": request.namespace or "none",
-        "driftloop.model_epoch": str(request.model_epoch),
-        "driftloop.kind": request.kind,
-        "driftloop.window_ms": f"{request.window_start_ms}–{request.window_end_ms}",
-        "driftloop.offsets": ranges or "none",
-    }
 
 
 def _log_run(

@@ -19,6 +19,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
+from dags.steps.outcomes import Unmendable
 from streamer.settings import Settings
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -31,7 +32,7 @@ _FINISHED = "FINISHED"
 log = logging.getLogger(__name__)
 
 
-class RegistryError(Exception):
+class RegistryError(Unmendable):
     """The registry does not hold what is wanted; the message names the model, the version and what to do."""
 
 
@@ -49,7 +50,7 @@ class Registry:
         self._client = MlflowClient(self._settings.tracking_uri, self._settings.registry_uri)
         self.model = model
         # Bars fill a task's log and a terminal alike.
-        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
 
     def alias(self, alias: str) -> str | None:
         """Return the version an alias names, None where it names none."""

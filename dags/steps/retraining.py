@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import html
+import logging
+import shutil
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dags.steps.outcomes import NothingToDo
 from dags.steps.workspace import Workspace, open_workspace
 from streamer.events import RetrainRequest
 from streamer.models import ModelConfig, parse_model
 from streamer.settings import Settings
+
+if TYPE_CHECKING:
+    from dags.steps.registry import Registry
+
+log = logging.getLogger(__name__)
 
 REQUEST, CONFIG, WINDOW, HISTORY, DATA = (
     "request.json",
@@ -31,7 +41,7 @@ SELECTION, GATES, GOLDEN, REGISTERED, STAGED = (
 CHAMPION = "champion/model"
 
 
-class Rejected(Exception):  # noqa: N818 - it says what happened
+class Rejected(NothingToDo):
     """The data or the candidate is not good enough: a decision, not a failure. `evidence` says on what grounds."""
 
     def __init__(self, reason: str, evidence: dict[str, Any]) -> None:
@@ -63,16 +73,26 @@ def champion_of(workspace: Workspace) -> str:
     return str(workspace.read_json(REQUEST)["champion"])
 
 
+def run_of(workspace: Workspace) -> str:
+    """Return the Airflow run the request is bound to."""
+    return str(workspace.read_json(REQUEST)["run_id"])
+
+
 def extract(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     """Bring the window's rows, the champion's own training rows and the champion itself into the workspace."""
     if workspace.has(EXTRACTION):
         return dict(workspace.read_json(EXTRACTION))
     from dags.steps import data
+    from dags.steps.lineage import open_run
+    from dags.steps.registry import Registry
 
     config, champion = config_of(workspace), champion_of(workspace)
     table, summary = data.extract(settings, config, request_of(workspace))
     workspace.write_table(WINDOW, table)
-    summary["champion"] = _fetch_champion(settings, workspace, config, champion) if champion else "none"
+    registry = Registry(settings, config.name)
+    # Opened here, and not by two tasks that run side by side.
+    open_run(registry, request_of(workspace), champion)
+    summary["champion"] = _fetch_champion(registry, workspace, champion) if champion else "none"
     if config.retrain.history == "append" and workspace.has(HISTORY):
         table = data.append_history(table, workspace.read_table(HISTORY), config)
     workspace.write_table(DATA, table)
@@ -81,20 +101,20 @@ def extract(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     return summary
 
 
-def _fetch_champion(settings: Settings, workspace: Workspace, config: ModelConfig, champion: str) -> str:
-    from dags.steps.registry import TRAINING, Registry
+def _fetch_champion(registry: Registry, workspace: Workspace, champion: str) -> str:
+    from dags.steps.registry import TRAINING
 
-    registry = Registry(settings, config.name)
     if not registry.has(champion):
         return f"{champion} is not in the registry: compared with a constant answer"
-    with workspace.writing(CHAMPION) as path:
-        path.mkdir(parents=True)
-        registry.fetch_model(champion, path)
-    with workspace.writing(HISTORY) as path:
-        fetched = registry.fetch(champion, TRAINING, workspace.path("champion"))
-        if fetched is None:
+    with tempfile.TemporaryDirectory(dir=workspace.root) as directory:
+        fetched = registry.fetch_model(champion, Path(directory))
+        with workspace.writing(CHAMPION) as path:
+            shutil.copytree(fetched, path)
+        rows = registry.fetch(champion, TRAINING, Path(directory))
+        if rows is None:
             return f"{champion}, without its training data"
-        fetched.rename(path)
+        with workspace.writing(HISTORY) as path:
+            shutil.copyfile(rows, path)
     return champion
 
 
@@ -107,24 +127,36 @@ def validate(workspace: Workspace) -> dict[str, Any]:
     document = {"checks": [check.to_dict() for check in checks], "failed": validation.failed(checks)}
     workspace.write_json(CHECKS, document)
     if document["failed"]:
-        raise Rejected("the data: " + "; ".join(document["failed"]), document)
+        raise Rejected("the data: " + "; ".join(validation.failed(checks)), document)
     return {"checks": len(checks)}
 
 
-def report(workspace: Workspace) -> dict[str, Any]:
-    """Write Evidently's page: the window against the champion's training data, else against its own older half."""
+def report(settings: Settings, workspace: Workspace) -> dict[str, Any]:
+    """Keep Evidently's page with the request's run: the window against the champion's training data, else its own past.
+
+    Where it cannot be written the page says why: it is not worth a retraining.
+    """
+    from dags.steps.lineage import open_run
+    from dags.steps.registry import Registry
     from dags.steps.report import write_report
 
-    current = workspace.read_table(WINDOW)
-    if workspace.has(HISTORY):
-        reference = workspace.read_table(HISTORY)
-    else:
-        reference, current = current.head(len(current) // 2), current.slice(len(current) // 2)
-    if workspace.has(REPORT):
-        return {"page": str(workspace.path(REPORT))}
-    with workspace.writing(REPORT) as path:
-        summary = write_report(path, current, reference, config_of(workspace))
-    return {"page": str(workspace.path(REPORT)), **summary}
+    config, summary = config_of(workspace), {}
+    if not workspace.has(REPORT):
+        current = workspace.read_table(WINDOW)
+        if workspace.has(HISTORY):
+            reference = workspace.read_table(HISTORY)
+        else:
+            reference, current = current.head(len(current) // 2), current.slice(len(current) // 2)
+        with workspace.writing(REPORT) as path:
+            try:
+                summary = write_report(path, current, reference, config)
+            except Exception as error:
+                log.exception("no report")
+                path.write_text(f"<h1>No report</h1><pre>{html.escape(repr(error))}</pre>", encoding="utf-8")
+    registry = Registry(settings, config.name)
+    run_id = open_run(registry, request_of(workspace), champion_of(workspace))
+    registry.log_files(run_id, workspace.path(REPORT))
+    return {"page": str(workspace.path(REPORT)), "run": run_id, **summary}
 
 
 def choose_features(workspace: Workspace) -> list[str]:

@@ -12,6 +12,7 @@ import polars as pl
 
 from dags.steps.artefact import load
 from dags.steps.measuring import answer_inputs, labels_of
+from dags.steps.outcomes import Unmendable
 from dags.steps.registry import Registry, pipeline_file, signature_inputs
 from dags.steps.tables import inputs
 from streamer.models import ModelConfig
@@ -20,7 +21,7 @@ GOLDEN_ROWS = 50
 _TYPES = {"numeric": "double", "categorical": "string"}
 
 
-class StagingError(Exception):
+class StagingError(Unmendable):
     """The registered version is not what was trained; the message says how."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from dags.steps.outcomes import Unmendable
 from monitors.performance import canonical
 from streamer.models import ModelConfig
 
@@ -20,7 +21,7 @@ IDENTITY = "prediction_id"
 RESERVED = (TIME, LABEL, ENTITY, IDENTITY)
 
 
-class TableError(ValueError):
+class TableError(Unmendable):
     """A training table lacks a column or has one of the wrong type; the message names it."""
 
 

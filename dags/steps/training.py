@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,11 +57,11 @@ def train_family(config: ModelConfig, table: pl.DataFrame, features: Sequence[st
 
     Notes
     -----
-    One thread: the families are trained side by side, and threads that fight for cores are slower than one.
+    Half the cores: families are trained side by side, and threads that fight for a core are slower than one.
     """
     sample = table.gather_every(max(1, -(-len(table) // SEARCH_ROWS)))
     tried = []
-    with threadpool_limits(1):
+    with threadpool_limits(threads()):
         for parameters in trials(family, config.retrain.max_trials):
             scores = [
                 measure(config, answer(config, fit(config, old, features, family, parameters), features, new))
@@ -72,6 +73,11 @@ def train_family(config: ModelConfig, table: pl.DataFrame, features: Sequence[st
         model = fit(config, table, features, family, best["parameters"])
         seconds = time.perf_counter() - started
     return Candidate(family, best["parameters"], best["metrics"], tried, seconds, model)
+
+
+def threads() -> int:
+    """Return how many threads a fit may use."""
+    return max(1, (os.cpu_count() or 1) // 2)
 
 
 def fit(

@@ -121,7 +121,8 @@ class Airflow:
         surroundings = dict(self._surroundings())
         settings = {
             "CORE__DAGS_FOLDER": str(dags_folder()),
-            "CORE__EXECUTOR": "LocalExecutor",
+            # Its workers have scikit-learn and MLflow imported before a task is forked from them.
+            "CORE__EXECUTOR": "dags.executor.WarmLocalExecutor",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",

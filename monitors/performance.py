@@ -154,7 +154,7 @@ class PerformanceSchema:
         if self.task == "regression":
             return np.asarray(-np.abs(_numbers(predictions, "prediction") - _numbers(labels, "label")))
         if self.task == "multiclass":
-            return _equal(labels, predictions).astype(np.float64)
+            return np.asarray(_equal(labels, predictions), dtype=np.float64)
         return (_equal(labels, self.positive) == _equal(predictions, self.positive)).astype(np.float64)
 
     def _columns(

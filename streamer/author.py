@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 import structlog
-from monitors.policy import Look, ended
 
 from monitors import lifecycle
+from monitors.policy import Look, ended
 from streamer import effects, looks, telemetry
 from streamer.catalog import Catalog, Model
 from streamer.events import Command, RetrainRequest

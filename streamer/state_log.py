@@ -122,7 +122,7 @@ def _records(properties: dict[str, str], topic: str, partition: int) -> Iterator
 
 
 def _uncommitted_end(properties: dict[str, str], place: TopicPartition) -> int:
-    admin = AdminClient({**properties})
+    admin = AdminClient({**properties, "log_level": 3})
     found = admin.list_offsets(
         {place: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
         isolation_level=IsolationLevel.READ_UNCOMMITTED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from dags.steps.tables import LABEL
@@ -12,6 +13,8 @@ from streamer.models import ModelConfig
 
 # Groups a numeric feature is cut into, and the most categories looked at, to see what it says about the label.
 GROUPS = 20
+# A category seen less often than this is counted with the rare ones: one row says all about itself.
+MIN_GROUP_ROWS = 10
 # With half an observation added to each cell, a feature that says nothing stays well below this.
 MIN_INFORMATION = 1e-4
 
@@ -91,12 +94,13 @@ def _groups(table: pl.DataFrame, name: str) -> pl.Series:
     """Return each row's group: quantile cells of a number, the frequent categories; missing is a group too."""
     column = table[name]
     if column.dtype == pl.Float64:
-        present = column.drop_nulls()
-        quantiles = [present.quantile(step / GROUPS, "nearest") for step in range(1, GROUPS)]
-        cuts = sorted({cut for cut in quantiles if cut is not None})
-        cells = column.cut(cuts) if cuts else column
-        return cells.cast(pl.String).fill_null("@missing")
-    frequent = column.drop_nulls().value_counts(sort=True).head(5 * GROUPS)[name]
+        numbers = column.to_numpy()
+        present = numbers[~np.isnan(numbers)]
+        steps = np.arange(1, GROUPS) / GROUPS
+        cuts = np.unique(np.quantile(present, steps, method="nearest")) if len(present) else present
+        return pl.Series(np.where(np.isnan(numbers), -1, np.searchsorted(cuts, numbers)))
+    counts = column.drop_nulls().value_counts(sort=True).filter(pl.col("count") >= MIN_GROUP_ROWS)
+    frequent = counts.head(5 * GROUPS)[name]
     kept = table.select(
         pl.when(pl.col(name).is_null())
         .then(pl.lit("@missing"))

@@ -58,7 +58,7 @@ def read_events(settings: Settings, config: ModelConfig, ranges: Sequence[Offset
     """
     topic = settings.topic(kind)
     wanted = merged([entry for entry in ranges if entry.topic == topic])
-    tables, counts = [_table(config, kind, [])], {"messages": 0, "invalid": 0}
+    tables = [_table(config, kind, [])]
     if not wanted:
         return Read(tables[0], 0, 0, 0)
     _same_incarnation(settings, topic, wanted)
@@ -69,26 +69,16 @@ def read_events(settings: Settings, config: ModelConfig, ranges: Sequence[Offset
             extra={"auto.offset.reset": "earliest", "enable.partition.eof": True, "fetch.wait.max.ms": 50},
         )
     )
-    lost = 0
+    messages, invalid = 0, 0
     try:
-        for part in wanted:
-            low, _ = consumer.get_watermark_offsets(TopicPartition(topic, part.partition), timeout=_REQUEST_S)
-            lost += max(0, min(low, part.end) - part.start)
-            for messages in _batches(consumer, part, max(low, part.start)):
-                rows: list[tuple[Any, int, int]] = []
-                for message in messages:
-                    try:
-                        event = decode(message.value() or b"", kind)
-                    except (msgspec.DecodeError, ValueError):
-                        counts["invalid"] += 1
-                        continue
-                    if event.model == config.name:
-                        rows.append((event, message.partition() or 0, message.offset() or 0))
-                counts["messages"] += len(messages)
-                tables.append(_table(config, kind, rows))
+        present, lost = _still_there(consumer, wanted)
+        for batch in _batches(consumer, present):
+            rows, strange = _decoded(batch, config, kind)
+            tables.append(_table(config, kind, rows))
+            messages, invalid = messages + len(batch), invalid + strange
     finally:
         consumer.close()
-    return Read(pl.concat(tables), counts["messages"], lost, counts["invalid"])
+    return Read(pl.concat(tables), messages, lost, invalid)
 
 
 def merged(ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
@@ -120,40 +110,80 @@ def _same_incarnation(settings: Settings, topic: str, ranges: Sequence[OffsetRan
             )
 
 
-def _batches(consumer: Consumer, part: OffsetRange, start: int) -> Iterator[list[Message]]:
-    """Yield the messages of one range; offsets of transaction markers and compacted records are passed over."""
-    if start >= part.end:
-        return
-    place = TopicPartition(part.topic, part.partition, start)
-    consumer.assign([place])
+def _still_there(consumer: Consumer, ranges: Sequence[OffsetRange]) -> tuple[list[OffsetRange], int]:
+    """Return what retention has left of the ranges, and how many offsets it has not."""
+    present, lost = [], 0
+    for entry in ranges:
+        low, _high = consumer.get_watermark_offsets(TopicPartition(entry.topic, entry.partition), timeout=_REQUEST_S)
+        start = min(max(entry.start, low), entry.end)
+        lost += start - entry.start
+        if start < entry.end:
+            present.append(msgspec.structs.replace(entry, start=start))
+    return present, lost
+
+
+def _batches(consumer: Consumer, ranges: Sequence[OffsetRange]) -> Iterator[list[Message]]:
+    """Yield the messages of all ranges; the partitions of a topic are read side by side, each range by range."""
+    left = sorted(ranges, key=lambda entry: (entry.partition, entry.start))
+    while left:
+        now = {entry.partition: entry for entry in reversed(left)}
+        left = [entry for entry in left if now[entry.partition] is not entry]
+        consumer.assign([TopicPartition(entry.topic, entry.partition, entry.start) for entry in now.values()])
+        yield from _until_read(consumer, now)
+
+
+def _until_read(consumer: Consumer, ranges: dict[int, OffsetRange]) -> Iterator[list[Message]]:
+    """Yield the messages of one range a partition; offsets of markers and compacted records are passed over."""
+    left = dict(ranges)
     heard = time.monotonic()
-    position = start
-    while position < part.end:
+    while left:
         batch: list[Message] = []
-        for message in consumer.consume(_BATCH, 0.5):
-            error = message.error()
-            if error is None:
-                position = (message.offset() or 0) + 1
-                if position <= part.end:
+        for message in consumer.consume(_BATCH, 0.2):
+            error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
+            if error is not None:
+                _end_or_raise(error, left, partition, offset)
+            elif partition in left:
+                if offset < left[partition].end:
                     batch.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                position = max(position, message.offset() or 0)
-                # The end of the partition before the end of the range: the log was cut, nothing more can come.
-                if position < part.end:
-                    yield batch
-                    raise OffsetsError(
-                        f"topic {part.topic}[{part.partition}]: ends at {position}, the request's range at {part.end}; "
-                        f"records have been deleted or the broker lost them"
-                    )
-            elif not error.retriable() and error.code() != KafkaError._TRANSPORT:
-                raise KafkaException(error)
+                if offset + 1 >= left[partition].end:
+                    del left[partition]
         if batch:
             heard = time.monotonic()
             yield batch
         elif time.monotonic() - heard > _STALLED_S:
+            raise OffsetsError(f"{_places(left)}: nothing came for {_STALLED_S:.0f} s; is every broker up?")
+
+
+def _end_or_raise(error: KafkaError, left: dict[int, OffsetRange], partition: int, offset: int) -> None:
+    """Take note of a partition's end; the end of the log before the end of a range means that records are gone."""
+    if error.code() == KafkaError._PARTITION_EOF:
+        if partition in left and offset < left[partition].end:
             raise OffsetsError(
-                f"topic {part.topic}[{part.partition}]: nothing came for {_STALLED_S:.0f} s at offset {position}"
+                f"{_places(left)}: partition {partition} ends at {offset}: records were deleted, or a broker lost them"
             )
+        left.pop(partition, None)
+    elif not error.retriable() and error.code() != KafkaError._TRANSPORT:
+        raise KafkaException(error)
+
+
+def _places(ranges: dict[int, OffsetRange]) -> str:
+    return ", ".join(f"{entry.topic}[{entry.partition}] {entry.start}–{entry.end}" for entry in ranges.values())
+
+
+def _decoded(batch: Sequence[Message], config: ModelConfig, kind: Kind) -> tuple[list[tuple[Any, int, int]], int]:
+    """Return the model's events with where they stood, and how many messages were no events."""
+    rows: list[tuple[Any, int, int]] = []
+    invalid = 0
+    for message in batch:
+        value = message.value()
+        try:
+            event = decode(value if isinstance(value, bytes) else b"", kind)
+        except (msgspec.DecodeError, ValueError):
+            invalid += 1
+            continue
+        if event.model == config.name:
+            rows.append((event, message.partition() or 0, message.offset() or 0))
+    return rows, invalid
 
 
 def _table(config: ModelConfig, kind: Kind, rows: list[tuple[Any, int, int]]) -> pl.DataFrame:

@@ -18,6 +18,8 @@ from streamer.state import Keys
 from streamer.view import LiveView
 
 STACK_DIRECTORY = Path(".driftloop")
+# How long a server may take to answer before it is called unreachable.
+PATIENCE_S = 5.0
 _ADDRESSES = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS__URL")
 
 
@@ -88,4 +90,4 @@ def require_kafka(configured: Settings) -> None:
 
     from streamer.kafka_clients import admin_config
 
-    AdminClient({**admin_config(configured), "log_level": 0}).list_topics(timeout=5)
+    AdminClient({**admin_config(configured), "log_level": 0}).list_topics(timeout=PATIENCE_S)

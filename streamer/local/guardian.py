@@ -28,17 +28,19 @@ def watch(owner: int, marker: str) -> None:
     """
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    children: list[Identity] = []
-    rest = b""
     pipe = sys.stdin.fileno()
-    while os.getppid() == owner:
-        if not select.select([pipe], [], [], _LOOK_S)[0]:
-            continue
-        chunk = os.read(pipe, 65_536)
-        if not chunk:
+    told = b""
+    while True:
+        # Looked at before the pipe is: what the owner wrote is read to its end even if it went first.
+        gone = os.getppid() != owner
+        if select.select([pipe], [], [], 0 if gone else _LOOK_S)[0]:
+            chunk = os.read(pipe, 65_536)
+            told += chunk
+            gone = not chunk
+        if gone:
             break
-        *lines, rest = (rest + chunk).split(b"\n")
-        children.extend(Identity(**json.loads(line)) for line in lines)
+    # A line that the owner did not finish is of a child whose environment carries the marker.
+    children = [Identity(**json.loads(line)) for line in told.split(b"\n")[:-1]]
     end(children, marker, grace_s=GRACE_S)
 
 

@@ -56,16 +56,19 @@ class Said:
 
 
 def test_a_command_has_an_id_of_its_own_or_the_one_given() -> None:
-    assert Command(
-        command_id="c1",
-        kind="set_step",
-        model="churn",
-        model_epoch=1,
-        subject="canary-r",
-        expected_epoch=4,
-        payload={"step": 1},
-        actor="dag:canary",
-    ) == COMMAND
+    assert (
+        Command(
+            command_id="c1",
+            kind="set_step",
+            model="churn",
+            model_epoch=1,
+            subject="canary-r",
+            expected_epoch=4,
+            payload={"step": 1},
+            actor="dag:canary",
+        )
+        == COMMAND
+    )
     made = new_command("request", model="churn", model_epoch=1, actor="me")
     assert uuid.UUID(made.command_id).version == 7
     assert (made.payload, made.subject, made.expected_epoch) == ({}, "", None)

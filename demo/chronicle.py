@@ -1,0 +1,198 @@
+"""What the story has shown so far, gathered from the live view as it changes; pure, so that it can be told anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from demo.flights import DAY_MS, day_of
+from streamer.documents import FeatureDrift, ModelView, RequestView, TimelineEntry, Verdict
+
+# A week this far below the baseline is told of as a storm.
+STORM_DROP = 0.1
+WEEK = 7
+
+
+class Drifted(msgspec.Struct, kw_only=True):
+    """A feature whose drift passed its threshold: since when, and how far it has gone."""
+
+    feature: str
+    since_ms: int
+    psi: float | None
+    threshold: float | None
+
+
+class Storm(msgspec.Struct, kw_only=True):
+    """The worst week of the old champion before any request, and what the policy's whole window made of it."""
+
+    end_ms: int
+    accuracy: float
+    drop: float | None
+
+
+class Step(msgspec.Struct, kw_only=True):
+    """A step of the canary; the bounds are challenger minus champion, of all steps up to it."""
+
+    percent: float
+    began_ms: int | None
+    ended_ms: int | None
+    verdict: Verdict | None
+
+
+class Request(msgspec.Struct, kw_only=True):
+    """The request that was raised, when in event time, and on what."""
+
+    request_id: str
+    kind: str
+    at_ms: int
+    finding: dict[str, Any]
+    run_id: str | None
+
+
+class Candidate(msgspec.Struct, kw_only=True):
+    """What training handed over."""
+
+    version: str
+    evidence: dict[str, Any]
+
+
+class Chronicle:
+    """Gathers what a reader will want to know at the end, and tells what is new at each look.
+
+    Attributes
+    ----------
+    ended : how the newest request ended ("promoted", "rolled_back", "rejected" …), None while it is open or
+        before there is one; `ended_ms` in event time, `reason` as the ledger has it.
+    """
+
+    def __init__(self) -> None:
+        self.drifted: dict[str, Drifted] = {}
+        self.storm: Storm | None = None
+        self.request: Request | None = None
+        self.candidate: Candidate | None = None
+        self.steps: list[Step] = []
+        self.ended: str | None = None
+        self.ended_ms: int | None = None
+        self.reason = ""
+        self._told: set[tuple[int, str]] = set()
+        self._stormy = False
+
+    def observe(self, view: ModelView) -> list[str]:
+        """Take in the model's documents; return what is new, a line each."""
+        lines = [*self._drift(view), *self._storm(view)]
+        if view.request is not None:
+            lines += self._request(view.request)
+        for entry in view.timeline:
+            if (entry.at_ms, entry.text) not in self._told:
+                self._told.add((entry.at_ms, entry.text))
+                lines += self._happened(entry)
+        self._steps(view)
+        return lines
+
+    def _drift(self, view: ModelView) -> Iterator[str]:
+        """Note features whose drift is past chance and floor, the first time with a line."""
+        for name, drift in view.drift.items():
+            if not drift.alarm or self.request is not None:
+                continue
+            known = self.drifted.get(name)
+            since_ms = known.since_ms if known else (drift.window_end_ms or drift.event_time_ms or 0)
+            self.drifted[name] = Drifted(feature=name, since_ms=since_ms, psi=drift.psi, threshold=drift.threshold_psi)
+            if known is None:
+                yield f"{name} drifts: {_psi(drift)}"
+
+    def _storm(self, view: ModelView) -> Iterator[str]:
+        """Note the worst week, and tell when one begins that is far below the baseline."""
+        performance = view.performance
+        baseline = performance.baseline.get("accuracy") if performance else None
+        if performance is None or baseline is None or self.request is not None:
+            return
+        week = [point for point in performance.series[-WEEK:] if point.get("accuracy") is not None]
+        n = sum(point["n"] for point in week)
+        if len(week) < WEEK or not n:
+            return
+        accuracy = sum(point["n"] * point["accuracy"] for point in week) / n
+        end_ms = week[-1]["pane_start_ms"] + DAY_MS
+        if self.storm is None or accuracy < self.storm.accuracy:
+            self.storm = Storm(end_ms=end_ms, accuracy=accuracy, drop=performance.drop)
+        stormy = accuracy < baseline - STORM_DROP
+        if stormy and not self._stormy:
+            yield f"a bad week: accuracy {accuracy:.2f} in the 7 days to {day_of(end_ms)}, {baseline:.2f} at training"
+        self._stormy = stormy
+
+    def _request(self, request: RequestView) -> Iterator[str]:
+        if self.request is None or self.request.request_id != request.request_id:
+            finding = request.findings[0] if request.findings else {}
+            self.request = Request(
+                request_id=request.request_id,
+                kind=request.kind,
+                at_ms=request.window_end_ms or 0,
+                finding=finding,
+                run_id=request.run_id,
+            )
+            self.candidate, self.steps, self.ended = None, [], None
+            yield f"a request for retraining ({request.kind}): {describe_finding(finding)}"
+        self.request.run_id = request.run_id
+
+    def _happened(self, entry: TimelineEntry) -> Iterator[str]:
+        """Turn a line of the timeline into one of the story, and keep what the report needs of it."""
+        data = entry.data or {}
+        state = entry.text.rsplit(" ", 1)[-1]
+        if entry.kind == "alert" and "suspected" in entry.text:
+            yield f"alert: {entry.text}"
+        elif entry.kind == "request":
+            yield from self._request_moved(state, data, entry)
+        elif entry.kind == "rollout" and "step" in data:
+            self._step_began(data, entry)
+            yield f"canary: {data['percent']:g} % of the planes fly with the challenger"
+
+    def _request_moved(self, state: str, data: dict[str, Any], entry: TimelineEntry) -> Iterator[str]:
+        if self.request is None or self.request.request_id not in entry.text:
+            return
+        if state == "validated":
+            self.candidate = Candidate(version=str(data.get("version", "")), evidence=data.get("evidence") or {})
+            yield f"version {self.candidate.version} is trained, tested and registered"
+        elif state in ("accepted", "training"):
+            yield {"accepted": "Airflow has taken the request", "training": "Airflow trains"}[state]
+        elif state in ("promoted", "rolled_back", "rejected", "failed", "expired"):
+            self.ended, self.ended_ms, self.reason = state, entry.event_time_ms, str(data.get("reason", ""))
+            yield f"the request ends: {state.replace('_', ' ')}{': ' + self.reason if self.reason else ''}"
+
+    def _step_began(self, data: dict[str, Any], entry: TimelineEntry) -> None:
+        if self.steps:
+            self.steps[-1].ended_ms = entry.event_time_ms
+        self.steps.append(
+            Step(percent=float(data["percent"]), began_ms=entry.event_time_ms, ended_ms=None, verdict=None)
+        )
+
+    def _steps(self, view: ModelView) -> None:
+        """Keep each step's newest verdict: those of the steps before, and the present one's."""
+        canary = view.canary
+        if canary is None or self.request is None or canary.request_id != self.request.request_id:
+            return
+        verdicts = [msgspec.convert(each, Verdict) for each in canary.history]
+        for verdict in (*verdicts, *((canary.verdict,) if canary.verdict else ())):
+            if verdict.step is not None and 0 <= verdict.step < len(self.steps):
+                self.steps[verdict.step].verdict = verdict
+        if self.ended_ms is not None and self.steps and self.steps[-1].ended_ms is None:
+            self.steps[-1].ended_ms = self.ended_ms
+
+
+def describe_finding(finding: dict[str, Any]) -> str:
+    """Say what a request rests on, as a person would."""
+    if not finding:
+        return "no finding was recorded"
+    if finding["subject"] == "performance":
+        baseline = finding.get("reference_value")
+        before = f" against {baseline:.3f} at training" if baseline is not None else ""
+        now = f"accuracy {baseline - finding['value']:.3f}" if baseline is not None else "accuracy"
+        return f"{now}{before}: lost {finding['value']:.3f}, surely {max(finding['threshold'], 0):.3f}"
+    value, chance = f"{finding['value']:.2f}", f"{finding['threshold']:.2f}"
+    return f"{finding['subject']}: {finding['statistic']} {value}, chance explains {chance}"
+
+
+def _psi(drift: FeatureDrift) -> str:
+    if drift.psi is None or drift.threshold_psi is None:
+        return "past its threshold"
+    return f"PSI {drift.psi:.2f}, chance explains {drift.threshold_psi:.2f}"

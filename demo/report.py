@@ -1,0 +1,146 @@
+"""How the story ended, as data for machines and as tables a person understands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from demo.chronicle import Candidate, Drifted, Request, Step, Storm, describe_finding
+from demo.flights import day_of
+
+
+class Scores(msgspec.Struct, kw_only=True):
+    """How well a version does on some flights; log loss in nats."""
+
+    version: str
+    accuracy: float
+    auc: float
+    log_loss: float
+
+
+class BeforeAfter(msgspec.Struct, kw_only=True):
+    """The old and the new champion on the same flights: those that left after the promotion."""
+
+    start_ms: int
+    end_ms: int
+    flights: int
+    old: Scores
+    new: Scores
+
+
+class Links(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Where to look further; None where there is nothing."""
+
+    airflow: str | None = None
+    canary: str | None = None
+    mlflow: str | None = None
+    evidently: str | None = None
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """Everything `driftloop demo` found; times are event time in epoch ms UTC, lengths in seconds."""
+
+    closed: bool
+    reason: str
+    sabotage: bool
+    champion_before: str | None = None
+    champion_after: str | None = None
+    drifted: list[Drifted] = []
+    storm: Storm | None = None
+    request: Request | None = None
+    candidate: Candidate | None = None
+    canary: list[Step] = []
+    ended: str | None = None
+    ended_ms: int | None = None
+    before_after: BeforeAfter | None = None
+    links: Links = Links()
+    flights: int = 0
+    labels: int = 0
+    seconds: dict[str, float] = {}
+
+
+def render(summary: Summary) -> RenderableType:
+    """Return the end of the demo: what happened, what it was good for, where to look."""
+    parts: list[RenderableType] = [_happened(summary)]
+    if summary.before_after is not None:
+        parts += [Text(""), _before_after(summary.before_after)]
+    parts += [Text(""), *_links(summary.links)]
+    style = "green" if summary.closed else "bold red"
+    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())
+    verdict = Text(summary.reason, style=style)
+    return Group(*parts, Panel(Group(verdict, Text(took, style="dim")), border_style=style))
+
+
+def _happened(summary: Summary) -> Table:
+    table = Table(title="What happened, in the flights' time", title_justify="left", header_style="bold", expand=False)
+    table.add_column("When", no_wrap=True)
+    table.add_column("What")
+    table.add_column("Evidence")
+    for when_ms, what, evidence in sorted(_rows(summary), key=lambda row: row[0]):
+        table.add_row(day_of(when_ms), what, evidence)
+    return table
+
+
+def _rows(summary: Summary) -> Iterator[tuple[int, str, str]]:
+    """Give (event time, what, evidence) of everything worth a line; of one time, in the order it happened."""
+    for drift in summary.drifted:
+        psi = "" if drift.psi is None else f"PSI {drift.psi:.2f} by the request; chance explains {drift.threshold:.2f}"
+        yield drift.since_ms, f"{drift.feature} drifts", psi
+    storm, request = summary.storm, summary.request
+    if storm is not None:
+        drop = "" if storm.drop is None else f"; over the policy's whole window it lost {storm.drop:+.3f}"
+        yield storm.end_ms, "the worst week, ridden out", f"accuracy {storm.accuracy:.2f}{drop}"
+    if request is None:
+        return
+    yield request.at_ms, "retraining is requested", describe_finding(request.finding)
+    started = [step.began_ms for step in summary.canary if step.began_ms is not None]
+    if summary.candidate is not None:
+        at_ms = min(started, default=request.at_ms)
+        yield at_ms, f"version {summary.candidate.version} is trained", request.run_id or ""
+    for step in summary.canary:
+        if step.began_ms is not None:
+            yield step.began_ms, f"canary at {step.percent:g} %", _verdict(step)
+    if summary.ended is not None and summary.ended_ms is not None:
+        result = {"promoted": "promoted", "rolled_back": "rolled back"}.get(summary.ended, summary.ended)
+        champion = summary.champion_after or "?"
+        yield summary.ended_ms, f"[bold]{result}[/bold]", f"version {champion} serves everybody"
+
+
+def _verdict(step: Step) -> str:
+    verdict = step.verdict
+    if verdict is None:
+        return "no verdict"
+    until = f"to {day_of(step.ended_ms)}, " if step.ended_ms is not None else ""
+    flights = f"{verdict.n_challenger or 0:,} flights against {verdict.n_champion or 0:,}"
+    if verdict.delta is None:
+        return f"{until}{flights}: {verdict.status}"
+    bounds = "" if verdict.lower is None or verdict.upper is None else f" ({verdict.lower:+.3f} … {verdict.upper:+.3f})"
+    return f"{until}{flights}: accuracy {verdict.delta:+.3f}{bounds}: [bold]{verdict.status}[/bold]"
+
+
+def _before_after(found: BeforeAfter) -> Table:
+    title = f"The same {found.flights:,} flights, {day_of(found.start_ms)} to {day_of(found.end_ms)}"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in ("", "Accuracy", "AUC", "Log loss"):
+        table.add_column(column, justify="left" if not column else "right")
+    for who, scores in (("old", found.old), ("new", found.new)):
+        row = (f"{scores.accuracy:.3f}", f"{scores.auc:.3f}", f"{scores.log_loss:.3f}")
+        table.add_row(f"{who} champion, version {scores.version}", *row)
+    return table
+
+
+def _links(links: Links) -> Iterator[Text]:
+    named = {
+        "Retraining in Airflow": links.airflow,
+        "Canary in Airflow": links.canary,
+        "Run in MLflow": links.mlflow,
+        "Evidently's report": links.evidently,
+    }
+    for name, link in named.items():
+        if link is not None:
+            yield Text.assemble((f"{name:<22}", "bold"), (link, f"link {link}" if "://" in link else ""))

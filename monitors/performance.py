@@ -155,7 +155,8 @@ class PerformanceSchema:
             return np.asarray(-np.abs(_numbers(predictions, "prediction") - _numbers(labels, "label")))
         if self.task == "multiclass":
             return np.asarray(_equal(labels, predictions), dtype=np.float64)
-        return (_equal(labels, self.positive) == _equal(predictions, self.positive)).astype(np.float64)
+        agree = _equal(labels, self.positive) == _equal(predictions, self.positive)
+        return np.asarray(agree, dtype=np.float64)
 
     def _columns(
         self, labels: Sequence[str], predictions: Sequence[str], scores: Floats

@@ -19,7 +19,7 @@ from tests.dags.steps.test_workspace import request
 MINE = rollout.Rollout("toy", 1, "rq-1", "2", "run-1")
 
 
-def entry(command: Command, outcome: str = "accepted", reason: str = "", **detail: Any) -> LedgerEntry:
+def entry(command: Command, said: str = "accepted", why: str = "", /, **detail: Any) -> LedgerEntry:
     return LedgerEntry(
         model="toy",
         model_epoch=1,
@@ -28,8 +28,8 @@ def entry(command: Command, outcome: str = "accepted", reason: str = "", **detai
         subject=command.subject,
         state="",
         command_id=command.command_id,
-        outcome=outcome,  # type: ignore[arg-type]
-        reason=reason,
+        outcome=said,  # type: ignore[arg-type]
+        reason=why,
         detail=detail,
     )
 
@@ -83,11 +83,8 @@ def test_acceptance_holds_only_while_the_request_goes_on() -> None:
     over = {"present": {"request": "failed", "rollout": None, "deployment": {"epoch": 1}}}
     assert notify.refusal(entry(wish, **going), run_id="r") is None
     assert notify.refusal(entry(wish, "repeated", outcome="accepted", detail={}, **going), run_id="r") is None
-    assert "is failed" in str(
-        notify.refusal(
-            entry(wish, "repeated", outcome="accepted", detail={"request_state": "raised"}, **over), run_id="r"
-        )
-    )
+    repeated = entry(wish, "repeated", outcome="accepted", detail={"request_state": "raised"}, **over)
+    assert "is failed" in str(notify.refusal(repeated, run_id="r"))
     assert notify.refusal(entry(wish, "refused", "another run's"), run_id="r") == "another run's"
 
 

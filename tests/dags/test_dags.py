@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import itertools
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +45,7 @@ def test_every_task_has_a_time_out_and_is_tried_again_unless_it_only_says_that_t
 
 def test_the_stages_follow_one_another(bag: DagBag) -> None:
     retrain = bag.dags["retrain"]
-    for before, after in zip(STAGES, STAGES[1:], strict=False):
+    for before, after in itertools.pairwise(STAGES):
         assert before in retrain.get_task(after).upstream_task_ids
     assert retrain.get_task("hand_over").upstream_task_ids == {"stage"}
     assert retrain.get_task("train").is_mapped
@@ -158,7 +160,8 @@ def test_tasks_import_heavy_libraries_only_when_they_need_them() -> None:
 
     code = (
         "import sys; from dags.steps import stages, rollout, notify, retraining, readiness; import dags.running;"
-        "print([name for name in ('sklearn', 'mlflow', 'scipy', 'polars', 'pandas', 'evidently') if name in sys.modules])"
+        "heavy = ('sklearn', 'mlflow', 'scipy', 'polars', 'pandas', 'evidently');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

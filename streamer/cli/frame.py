@@ -139,6 +139,11 @@ def _load(extension: EntryPoint) -> Any:
         found = extension.load()
     except ModuleNotFoundError as error:
         return _unavailable(extension.name, f"{error.name} is not installed; pip install 'driftloop[{extension.name}]'")
+    except Exception as error:
+        # Whatever is wrong with another package must not take our own commands with it.
+        if os.environ.get(TRACEBACK):
+            raise
+        return _unavailable(extension.name, f"cannot be loaded: {type(error).__name__}: {error}")
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     if hasattr(found, "get_short_help_str"):

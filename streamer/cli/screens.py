@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -194,17 +195,21 @@ def request_lines(request: RequestView | None, now: int) -> RenderableType:
     ]
     if request.reason:
         lines.append(f"  {escape(request.reason)}")
-    for finding in request.findings[:3]:
-        lines.append(
-            f"  {escape(str(finding.get('subject')))}: {escape(str(finding.get('statistic')))} "
-            f"{number(finding.get('value'))}, limit {number(finding.get('threshold'))}"
-        )
+    lines += [_finding(finding) for finding in request.findings[:3]]
     if len(request.findings) > 3:
         lines.append(f"  and {len(request.findings) - 3} more")
     path = [str(entry.get("state", "")) for entry in request.history]
     if path:
         lines.append("  " + " → ".join(state(each) for each in path))
     return Text.from_markup("\n".join(lines))
+
+
+def _finding(finding: Mapping[str, Any]) -> str:
+    # A drop is held against the floor alone; of other statistics the larger line is the one that was passed.
+    lines = ("floor",) if finding.get("statistic") == "drop" else ("threshold", "floor")
+    limit = max((finding[line] for line in lines if finding.get(line) is not None), default=None)
+    what = f"{finding.get('subject')}: {finding.get('statistic')}"
+    return f"  {escape(what)} {number(finding.get('value'))}, limit {number(limit)}"
 
 
 def canary_lines(canary: CanaryView | None) -> RenderableType:

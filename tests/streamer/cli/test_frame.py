@@ -160,6 +160,14 @@ def test_an_extension_whose_packages_are_missing_says_what_to_install(
     assert run("--help").exit_code == 0
 
 
+def test_an_extension_that_breaks_takes_no_other_command_with_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    brings(monkeypatch, "streamer.cli.frame:not_there")
+    result = run("extra")
+    assert result.exit_code == 1
+    assert "extra: cannot be loaded: AttributeError" in result.stderr
+    assert run("--help").exit_code == 0
+
+
 def test_the_module_runs_as_the_command_does() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "streamer.cli", "--version"], capture_output=True, text=True, check=True

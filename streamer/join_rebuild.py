@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from streamer.topic_reader import read_to_end
 from streamer.topics import topic_ids
 
 KINDS: tuple[Kind, ...] = ("predictions", "labels")
+# Kafka keeps a stopped worker's place this long, and some more to notice.
+SESSION_S = 10.0
 _BATCH = 2_000
 _TIMEOUT_S = 30.0
 
@@ -84,12 +87,16 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
 
 
 def _refuse_while_running(admin: AdminClient, group: str) -> None:
-    found = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result()
-    members = [member.group_instance_id or member.client_id for member in found.members]
-    if members:
-        raise RebuildError(
-            f"ingest is running ({', '.join(sorted(members))}); stop every worker with the role all or ingest first"
-        )
+    """Return once nobody is in the group; a worker that was stopped just now is, until its session is over."""
+    deadline = time.monotonic() + SESSION_S
+    while True:
+        found = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result()
+        if not found.members:
+            return
+        if time.monotonic() > deadline:
+            names = ", ".join(sorted(member.group_instance_id or member.client_id for member in found.members))
+            raise RebuildError(f"ingest is running ({names}); stop every worker with the role all or ingest first")
+        time.sleep(0.5)
 
 
 def _committed(admin: AdminClient, group: str, topic: str) -> dict[int, int]:

@@ -45,7 +45,7 @@ def ledger(
         typer.echo(f"{model}: nothing has happened yet")
         return
     table = plain_table("WHEN (UTC)", "SUBJECT", "WHAT", "BY", "WHY")
-    table.columns[0].no_wrap = True
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
     for entry in entries:
         subject = entry.subject or entry.subject_kind
         table.add_row(moment(entry.at_ms), escape(subject), _what(entry), escape(entry.actor), escape(entry.reason))

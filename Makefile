@@ -6,7 +6,7 @@ UV_VERSION = 0.13.9
 BIN = .venv/bin
 ARGS ?=
 
-.PHONY: setup test lint lock clean
+.PHONY: setup demo test lint lock clean
 
 setup: .venv/stamp
 
@@ -17,6 +17,9 @@ setup: .venv/stamp
 	$(BIN)/uv pip install --quiet --python .venv -r requirements.lock
 	$(BIN)/uv pip install --quiet --python .venv --no-deps -e .
 	touch $@
+
+demo: setup
+	$(BIN)/driftloop demo $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)

@@ -33,7 +33,7 @@ class BeforeAfter(msgspec.Struct, kw_only=True):
     new: Scores
 
 
-class Links(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Links(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """Where to look further; None where there is nothing."""
 
     airflow: str | None = None

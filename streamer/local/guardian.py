@@ -39,7 +39,7 @@ def watch(owner: int, marker: str) -> None:
             gone = not chunk
         if gone:
             break
-    # A line that the owner did not finish is of a child whose environment carries the marker.
+    # A line that the owner did not finish is of a child that has not begun, and never will.
     children = [Identity(**json.loads(line)) for line in told.split(b"\n")[:-1]]
     end(children, marker, grace_s=GRACE_S)
 

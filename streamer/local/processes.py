@@ -21,6 +21,8 @@ MARKER = "DRIFTLOOP_STACK"
 # psutil derives the start of a process from the boot time, which a clock adjustment may move a little.
 _CLOCK_SLACK_S = 2.0
 _POLL_S = 0.05
+# A child becomes its command only once the guardian knows it: were the owner to die in between, `read` would fail.
+_START_WHEN_TOLD = 'read -r told && exec "$@" </dev/null'
 
 
 class StackError(Exception):
@@ -250,27 +252,22 @@ class Launcher:
         Raises
         ------
         StackError
-            When the command cannot be run, or the guardian is gone.
+            When the guardian is gone or the stack is being stopped.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            try:
-                process = subprocess.Popen(
-                    list(argv),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **(env or {}), MARKER: self.marker},
-                    user=user,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise StackError(f"{name}: {argv[0]} cannot be run: {error}") from error
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _START_WHEN_TOLD, name, *argv],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {}), MARKER: self.marker},
+                user=user,
+                start_new_session=True,
+            )
         child = Child(process, identify(name, process.pid, stop_signal), log)
-        with self._lock:
-            self._known = {pid: other for pid, other in self._known.items() if other.running}
-            self._known[process.pid] = child
         self._report(child)
+        _tell(process, b"start\n")
         self.on_change()
         return child
 
@@ -301,15 +298,29 @@ class Launcher:
         return guardian + children
 
     def _report(self, child: Child) -> None:
+        """Tell the guardian of a child before it may start."""
         with self._lock:
-            guardian = self._guardian
-            reason = "the stack is being stopped" if self._aborted else None
-            if reason is None and guardian is not None and guardian.stdin is not None:
-                try:
-                    guardian.stdin.write(json.dumps(asdict(child.identity)).encode() + b"\n")
-                    guardian.stdin.flush()
-                    return
-                except OSError:
-                    reason = f"the guardian process is gone, see {self._guardian_log}; start the stack again"
+            self._known = {pid: other for pid, other in self._known.items() if other.running}
+            self._known[child.identity.pid] = child
+            if self._aborted or self._guardian is None:
+                reason = "the stack is being stopped" if self._aborted else "the stack was not started"
+            elif _tell(self._guardian, json.dumps(asdict(child.identity)).encode() + b"\n", more=True):
+                return
+            else:
+                reason = f"the guardian process is gone, see {self._guardian_log}; start the stack again"
         child.kill()
-        raise StackError(f"{child.identity.name}: not started: {reason or 'the stack was not started'}")
+        raise StackError(f"{child.identity.name}: not started: {reason}")
+
+
+def _tell(process: subprocess.Popen[bytes], message: bytes, *, more: bool = False) -> bool:
+    """Write to a process; close its input unless there is more to come; return whether it was there to read."""
+    if process.stdin is None:
+        return False
+    try:
+        process.stdin.write(message)
+        process.stdin.flush()
+        if not more:
+            process.stdin.close()
+    except OSError:
+        return False
+    return True

@@ -40,7 +40,7 @@ class Workers:
     @property
     def children(self) -> list[Child]:
         """The workers' processes, as they are now."""
-        return list(self._running.values())
+        return [child for _, child in sorted(self._running.items())]
 
     def start(self) -> None:
         """Start every worker and wait until each says on /health that it is well."""

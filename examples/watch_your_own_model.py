@@ -20,4 +20,5 @@ with Client.from_environment() as client:
             model=MODEL, version=VERSION, features=row, prediction=prediction, score=score, ts_ms=at_ms
         )
         client.log_label(prediction_id, model=MODEL, label=label, ts_ms=at_ms)
-print(f"sent {len(rows):,} readings; now: driftloop status {MODEL}")
+    unsent = client.flush(timeout_s=120)
+print(f"{len(rows):,} readings, {unsent} events not taken; now: driftloop status {MODEL}")

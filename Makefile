@@ -25,8 +25,8 @@ test: setup
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy monitors streamer
 	$(BIN)/lint-imports
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import msgspec
 import structlog
-from monitors.profile import ReferenceProfile
 
 from monitors.performance import PerformanceSchema, canonical
+from monitors.profile import ReferenceProfile
 from streamer.models import ModelConfig, parse_model
 from streamer.settings import ConfigError
 

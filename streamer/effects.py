@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any, Literal
 
-from monitors.policy import AlertState, Look
-
 from monitors import lifecycle
+from monitors.policy import AlertState, Look
 from streamer.catalog import Model
 from streamer.events import (
     SCHEMA_HEADER,

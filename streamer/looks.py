@@ -7,10 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from monitors.drift import FeatureDrift, measure
-from monitors.policy import AlertPolicy, Decision, Look, PerformanceLook, decide, look_alpha
-from monitors.profile import ReferenceProfile
-from monitors.quality import QualityFinding, assess
 
 from monitors.canary import (
     EXPOSURE_DTYPE,
@@ -21,9 +17,13 @@ from monitors.canary import (
     new_comparison,
     verdict,
 )
+from monitors.drift import FeatureDrift, measure
 from monitors.lifecycle import is_open
 from monitors.panes import window
 from monitors.performance import performance_drop
+from monitors.policy import AlertPolicy, Decision, Look, PerformanceLook, decide, look_alpha
+from monitors.profile import ReferenceProfile
+from monitors.quality import QualityFinding, assess
 from monitors.significance import design_effect
 from streamer.catalog import Model
 from streamer.model_record import ModelRecord, Watched

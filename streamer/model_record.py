@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from monitors.policy import AlertState, PerformanceLook
 
 from monitors.canary import CanaryVerdict, Comparison
 from monitors.lifecycle import ModelState
 from monitors.panes import ModelClock
+from monitors.policy import AlertState, PerformanceLook
 from streamer.events import RetrainRequest
 from streamer.models import ModelConfig
 from streamer.pane_store import Pane, PaneKey

@@ -7,10 +7,13 @@ COPY monitors monitors
 COPY streamer streamer
 COPY dags dags
 COPY demo demo
+COPY config config
+# Directories that volumes are mounted on are made here, so that the volumes belong to the user who writes them.
 RUN pip install --no-cache-dir uv==0.13.9 \
     && uv pip install --system --no-cache --constraint requirements.lock ".[${EXTRA}]" \
     && useradd --create-home driftloop \
-    && mkdir -p /var/lib/driftloop && chown driftloop /var/lib/driftloop
+    && mkdir -p /var/lib/driftloop /srv/.driftloop \
+    && chown driftloop /var/lib/driftloop /srv/.driftloop
 USER driftloop
 ENV DRIFTLOOP_WORKER__DATA_DIR=/var/lib/driftloop DRIFTLOOP_WORKER__WEB_HOST=0.0.0.0
 EXPOSE 6066

@@ -24,7 +24,28 @@ _MIGRATION_S = 240.0
 # A scheduler with running tasks needs the API to end them, so it goes first and the API last.
 _STOP_ORDER = ("scheduler", "triggerer", "dag-processor", "api-server")
 _STOP_S = 12.0
+_PORTS = ("airflow", "airflow-task-logs", "airflow-trigger-logs")
 _HEALTHY = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+
+
+# How Airflow differs from its defaults; docker-compose.yaml has the same.
+AIRFLOW_SETTINGS = {
+    # Its workers have scikit-learn and MLflow imported before a task is forked from them.
+    "CORE__EXECUTOR": "dags.executor.WarmLocalExecutor",
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+    "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+    "CORE__LOAD_EXAMPLES": "False",
+    "CORE__PARALLELISM": "2",
+    "DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+    "API__WORKERS": "1",
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    # At its default of 5 s a slot can stay held after its task.
+    "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+    "LOGGING__LOGGING_LEVEL": "WARNING",
+    "USAGE_DATA_COLLECTION__ENABLED": "False",
+}
 
 
 class Airflow:
@@ -67,13 +88,14 @@ class Airflow:
         Needs PostgreSQL only. The API server takes longest of all and has nothing to do with Kafka,
         so it starts before the broker is ready; `start` waits for it.
         """
-        self._site.ports.get("airflow")
+        for name in _PORTS:
+            self._site.ports.get(name)
         self._postgres.migrate("airflow", "apache-airflow", self._migrate)
         self.spawn("api-server")
 
     def start(self) -> None:
         """Start what does not run yet of the four processes and wait until Airflow calls itself healthy."""
-        for attempt in attempts(self._site, "airflow", "airflow-task-logs", "airflow-trigger-logs"):
+        for attempt in attempts(self._site, *_PORTS):
             with attempt:
                 self._start()
 
@@ -81,7 +103,7 @@ class Airflow:
         if "airflow" not in self._site.ports.all():
             # Another process was faster to the first port.
             self.stop()
-            self._site.ports.get("airflow")
+            self._site.ports.same("airflow")
         for name in reversed(_STOP_ORDER):
             if name not in self._running or not self._running[name].running:
                 self.spawn(name)
@@ -120,33 +142,19 @@ class Airflow:
         home = self._site.directory("airflow")
         surroundings = dict(self._surroundings())
         settings = {
+            **AIRFLOW_SETTINGS,
             "CORE__DAGS_FOLDER": str(dags_folder()),
-            # Its workers have scikit-learn and MLflow imported before a task is forked from them.
-            "CORE__EXECUTOR": "dags.executor.WarmLocalExecutor",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-            "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-            "CORE__LOAD_EXAMPLES": "False",
-            "CORE__PARALLELISM": "2",
             "DATABASE__SQL_ALCHEMY_CONN": self._postgres.url("airflow", "psycopg2"),
             "DATABASE__SQL_ALCHEMY_CONN_ASYNC": self._postgres.url("airflow", "asyncpg"),
-            "DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
             "API__BASE_URL": self.url,
-            "API__WORKERS": "1",
             "API_AUTH__JWT_SECRET": self._secret(home / "jwt-secret"),
             "API__SECRET_KEY": self._secret(home / "session-secret"),
-            "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-            "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
-            # At its default of 5 s a slot can stay held after its task.
-            "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-            "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-            "LOGGING__LOGGING_LEVEL": "WARNING",
             "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
             "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home / "logs" / "dag_processor"),
             # Two stacks on one machine must not meet on Airflow's fixed ports.
-            "LOGGING__WORKER_LOG_SERVER_PORT": str(self._site.ports.get("airflow-task-logs")),
-            "LOGGING__TRIGGER_LOG_SERVER_PORT": str(self._site.ports.get("airflow-trigger-logs")),
-            "USAGE_DATA_COLLECTION__ENABLED": "False",
+            "LOGGING__WORKER_LOG_SERVER_PORT": str(self._site.ports.same("airflow-task-logs")),
+            "LOGGING__TRIGGER_LOG_SERVER_PORT": str(self._site.ports.same("airflow-trigger-logs")),
         }
         own = {f"AIRFLOW__{name}": value for name, value in settings.items()}
         connection = {f"AIRFLOW_CONN_{CONNECTION.upper()}": self._connection(surroundings)}

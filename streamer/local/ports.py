@@ -26,6 +26,13 @@ class Ports:
                 self._ports[name] = port = self._new()
             return port
 
+    def same(self, name: str) -> int:
+        """Return the port of that name without a look whether it is free: a process of ours may be on it by now."""
+        with self._lock:
+            if name not in self._ports:
+                self._ports[name] = self._new()
+            return self._ports[name]
+
     def forget(self, *names: str) -> None:
         """Take other ports of these names next time: somebody else was faster."""
         with self._lock:

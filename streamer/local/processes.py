@@ -168,19 +168,21 @@ class Child:
             time.sleep(_POLL_S)
 
     def stop(self, *, grace_s: float) -> None:
-        """Ask the leader to end; when it has not after `grace_s` seconds, kill the group and its descendants."""
-        family = self.identity.family()
-        if self.running:
-            self.process.send_signal(self.identity.signal)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(grace_s)
-        self._sweep(family)
+        """Ask the leader to end; when it has not after `grace_s` seconds, kill it; what is left of its group too."""
+        self._end(self.identity.signal, grace_s)
 
     def kill(self) -> None:
         """End the process, its group and its descendants at once, as a crash would."""
-        self._sweep(self.identity.family())
+        self._end(signal.SIGKILL, 0.0)
 
-    def _sweep(self, family: list[psutil.Process]) -> None:
+    def _end(self, number: int, grace_s: float) -> None:
+        if not self.running:
+            # Its pid may by now be another's.
+            return
+        family = self.identity.family()
+        self.process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(grace_s)
         _signal_group(self.identity.pid, signal.SIGKILL)
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):

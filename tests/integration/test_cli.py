@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from streamer import join_rebuild, references
 from streamer.cli.frame import build
+from streamer.doctor import missing_topics
 from streamer.references import ProfileError
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -119,6 +124,8 @@ def test_topics_are_checked_without_being_made(run: Run, settings: Settings) -> 
     name = settings.topic("features")
     admin = AdminClient({**settings.kafka.properties()})
     admin.delete_topics([name])[name].result()
+    # The broker forgets a topic in its own time.
+    wait_for(lambda: missing_topics(settings), bool)
     result = run("topics", "check", code=1)
     assert "1 of 12 topics are missing: driftloop topics create" in result.stderr
     assert "missing" in run("doctor", code=1).output
@@ -203,3 +210,32 @@ def test_a_lost_label_store_is_made_anew_and_labels_still_find_their_predictions
         after = wait_for(performance, lambda found: found.get("metrics") != before["metrics"])
         assert after["labelled"] == sent
         assert json.loads(run("recount", "--json").output)["equal"]
+
+
+def test_dev_runs_until_it_is_told_to_stop_and_other_terminals_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("DRIFTLOOP_")]:
+        monkeypatch.delenv(name)
+    command = [sys.executable, "-m", "streamer.cli"]
+    log = tmp_path / "dev.log"
+    with log.open("wb") as out:
+        dev = subprocess.Popen([*command, "dev", "--parts", "valkey"], stdout=out, stderr=out, start_new_session=True)
+    try:
+        wait_for(log.read_text, lambda text: "driftloop is running" in text)
+
+        def other(*words: str) -> str:
+            return subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout
+
+        assert "export DRIFTLOOP_REDIS__URL=redis://127.0.0.1:" in other("dev", "--exports")
+        assert "No events of any model" in other("status")
+        second = subprocess.run([*command, "dev", "--parts", "valkey"], capture_output=True, text=True, check=False)
+        assert (second.returncode, "runs a stack here" in second.stderr) == (1, True)
+        dev.send_signal(signal.SIGINT)
+        assert dev.wait(20) == 0
+        gone = subprocess.run([*command, "dev", "--exports"], capture_output=True, text=True, check=False)
+        assert (gone.returncode, "no local stack runs here" in gone.stderr) == (1, True)
+    finally:
+        if dev.poll() is None:
+            dev.kill()

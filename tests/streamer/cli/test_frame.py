@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import confluent_kafka
 import pytest
@@ -182,3 +183,12 @@ def test_starting_up_loads_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_measurements_are_run_in_a_checkout_only(run: Run, tmp_path: Path) -> None:
+    missing = run("bench")
+    assert (missing.exit_code, "run this in a checkout of the repository" in missing.stderr) == (1, True)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; sys.exit(sys.argv[1:] != ['--quick', '--help'])")
+    assert run("bench", "--quick", "--help").exit_code == 0
+    assert run("bench", "--slow").exit_code == 1

@@ -58,7 +58,7 @@ def from_kafka(settings: Settings, config: ModelConfig, request: RetrainRequest)
     """
     predictions = read_events(settings, config, request.offsets, "predictions")
     labels = read_events(settings, config, request.offsets, "labels")
-    rows = window(predictions.table, request)
+    rows = window(predictions.table, request, config)
     logs = None
     if any(feature.source == "features" for feature in config.features.values()):
         logs = read_events(settings, config, request.offsets, "features")
@@ -79,9 +79,15 @@ def _counts(read: Read) -> dict[str, int]:
     return {"messages": read.messages, "lost": read.lost, "invalid": read.invalid}
 
 
-def window(predictions: pl.DataFrame, request: RetrainRequest) -> pl.DataFrame:
-    """Return the live predictions of the request's window of event time, each id once: its first copy."""
-    inside = pl.col("@ts").is_between(request.window_start_ms, request.window_end_ms, closed="left")
+def window(predictions: pl.DataFrame, request: RetrainRequest, config: ModelConfig) -> pl.DataFrame:
+    """Return the live, mature predictions of the request's window of event time, each id once: its first copy.
+
+    Labels that come early are not like those that come late: a prediction counts once all have had the time to
+    arrive. A request about performance ends its window with a mature pane; any other with the newest one.
+    """
+    immature_ms = 0 if request.kind == "performance" else int(config.labels.maturity)
+    end_ms = request.window_end_ms - immature_ms
+    inside = (pl.col("@ts") >= request.window_start_ms) & (pl.col("@ts") < end_ms)
     live = predictions.filter(inside & (pl.col("@origin") == "live"))
     return live.sort("@partition", "@offset").unique("@id", keep="first", maintain_order=True)
 

@@ -9,3 +9,7 @@ class NothingToDo(Exception):  # noqa: N818 - it says what happened
 
 class Unmendable(Exception):  # noqa: N818 - it says what happened
     """Trying again cannot help: the task fails at once."""
+
+
+class BadConfError(Unmendable):
+    """The run was started with a `conf` that is not what the DAG takes; the message says what is."""

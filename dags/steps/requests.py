@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from dags.steps.outcomes import BadConfError
 from streamer.events import RetrainRequest
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,10 @@ def new_runs(extras: Iterable[Mapping[str, Any]], *, exists: Callable[[str], boo
 
 
 def request_of(conf: Mapping[str, Any] | None) -> RetrainRequest:
-    """Return the request a run was started for; ValueError when its `conf` holds none."""
+    """Return the request a run was started for; BadConfError when its `conf` holds none."""
     try:
         return msgspec.convert((conf or {})["request"], RetrainRequest)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise ValueError(
+        raise BadConfError(
             f"conf.request: {error}; a retrain run is started by the intake DAG. To ask for one: driftloop request"
         ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dags.steps.notify import insist, standing, tell
-from dags.steps.outcomes import Unmendable
+from dags.steps.outcomes import BadConfError, Unmendable
 from streamer.commands import CommandRefused, was_refused
 from streamer.events import CommandKind, LedgerEntry
 from streamer.settings import Settings
@@ -47,10 +47,10 @@ class Rollout:
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any], run_id: str) -> Rollout:
-        """Read a run's `conf`; ValueError names what it lacks."""
+        """Read a run's `conf`; BadConfError names what it lacks."""
         missing = [name for name in ("model", "model_epoch", "request_id", "challenger") if not conf.get(name)]
         if missing:
-            raise ValueError(f"conf: lacks {missing}; the canary is started by the retrain DAG, with all of them")
+            raise BadConfError(f"conf: lacks {missing}; the canary is started by the retrain DAG, with all of them")
         return cls(
             model=str(conf["model"]),
             model_epoch=int(conf["model_epoch"]),

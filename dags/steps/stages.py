@@ -32,7 +32,7 @@ def accept(conf: Mapping[str, Any] | None, run_id: str) -> str:
     Superseded
         When evaluate refuses, or the request has ended since this run took it.
     """
-    settings, request = load_settings(), _request(conf)
+    settings, request = load_settings(), request_of(conf)
     config = read_config(settings, request.model)
     if config.model_epoch != request.model_epoch:
         raise Superseded(f"{request.model} is at epoch {config.model_epoch}, the request is of {request.model_epoch}")
@@ -122,14 +122,7 @@ def stage(work: str) -> dict[str, Any]:
 
 def fail(conf: Mapping[str, Any] | None, run_id: str, reason: str) -> None:
     """Tell evaluate that the request has failed; a run that was never the accepted one is refused, and is right."""
-    _tell(load_settings(), "fail", _request(conf), run_id, {"reason": reason})
-
-
-def _request(conf: Mapping[str, Any] | None) -> RetrainRequest:
-    try:
-        return request_of(conf)
-    except ValueError as error:
-        raise Unmendable(str(error)) from error
+    _tell(load_settings(), "fail", request_of(conf), run_id, {"reason": reason})
 
 
 def _open(work: str) -> Workspace:

@@ -69,7 +69,7 @@ def request(ranges: list[OffsetRange]) -> RetrainRequest:
         model="toy",
         model_epoch=1,
         version="1",
-        kind="drift",
+        kind="performance",
         pane_end_ms=T0 + 1_000_000,
         window_start_ms=T0,
         window_end_ms=T0 + 1_000_000,

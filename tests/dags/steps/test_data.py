@@ -62,8 +62,24 @@ def test_the_window_takes_live_predictions_once_each() -> None:
             "x": [1.0, 2.0, 3.0, 4.0, 5.0],
         }
     )
-    wanted = msgspec.structs.replace(request(), window_start_ms=5, window_end_ms=10)
-    assert data.window(rows, wanted)["x"].to_list() == [2.0]
+    wanted = msgspec.structs.replace(request(), kind="performance", window_start_ms=5, window_end_ms=10)
+    assert data.window(rows, wanted, config())["x"].to_list() == [2.0]
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("performance", ["old", "new"]), ("drift", ["old"]), ("manual", ["old"])])
+def test_predictions_whose_labels_may_still_come_are_left_out(kind: str, kept: list[str]) -> None:
+    day_ms = 86_400_000
+    rows = pl.DataFrame(
+        {
+            "@id": ["old", "new"],
+            "@ts": [day_ms, 3 * day_ms - 1],
+            "@origin": ["live", "live"],
+            "@partition": [0, 0],
+            "@offset": [0, 1],
+        }
+    )
+    wanted = msgspec.structs.replace(request(), kind=kind, window_start_ms=0, window_end_ms=3 * day_ms)
+    assert data.window(rows, wanted, config())["@id"].to_list() == kept
 
 
 def test_features_logged_apart_are_found_by_prediction_and_by_entity_as_of_its_time() -> None:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from dags.steps import notify, rollout
+from dags.steps.outcomes import BadConfError
 from dags.steps.requests import new_runs, request_of, run_id_of
 from dags.steps.verdicts import Awaited, read_verdict
 from monitors.lifecycle import rollout_id_of
@@ -151,7 +152,7 @@ def test_the_start_waits_for_the_reference_and_for_nothing_else(
 
 
 def test_a_run_without_its_conf_says_what_it_lacks() -> None:
-    with pytest.raises(ValueError, match=r"\['request_id', 'challenger'\]"):
+    with pytest.raises(BadConfError, match=r"\['request_id', 'challenger'\]"):
         rollout.Rollout.from_conf({"model": "toy", "model_epoch": "1"}, "run")
     assert (
         rollout.Rollout.from_conf(
@@ -229,5 +230,5 @@ def test_a_request_starts_one_run_however_often_it_came_and_bad_events_hold_up_n
 
 @pytest.mark.parametrize("conf", [None, {}, {"request": None}, {"request": {"model": "toy"}}])
 def test_a_run_started_by_hand_is_told_how_to_ask(conf: Any) -> None:
-    with pytest.raises(ValueError, match="driftloop request"):
+    with pytest.raises(BadConfError, match="driftloop request"):
         request_of(conf)

@@ -56,7 +56,7 @@ class Binning:
             raise ValueError(f"{self.feature}: got {given} for a {self.kind} feature, wanted one of {list(allowed)}")
         for name in ("edges", "values"):
             numbers = np.asarray(getattr(self, name), dtype=np.float64)
-            if not np.isfinite(numbers).all() or (np.diff(numbers) <= 0).any():
+            if not np.isfinite(numbers).all() or (numbers[1:] <= numbers[:-1]).any():
                 raise ValueError(f"{self.feature}.{name}: wanted finite, strictly rising numbers")
         if len(self.edges) == 1:
             raise ValueError(f"{self.feature}.edges: got 1 edge, wanted at least 2; give a single value as `values`")

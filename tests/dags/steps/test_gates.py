@@ -102,6 +102,28 @@ def test_importances_rank_what_the_model_goes_by() -> None:
     assert next(iter(gate.detail["importances"])) == "x"
 
 
+class Slow:
+    """Answers like another model, after much thought."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.classes_ = model.classes_
+
+    def predict_proba(self, rows: Any) -> Any:
+        for _ in range(400):
+            shares = self._model.predict_proba(rows)
+        return shares
+
+
+def test_a_candidate_slower_than_the_champion_allows_is_stopped_and_the_first_of_all_is_only_timed() -> None:
+    good = contender()
+    table = held_out().head(2)
+    assert not gates.latency(config(), Contender(Slow(good.model), FEATURES), good, table).passed
+    assert gates.latency(config(), good, good, table).passed
+    alone = gates.latency(config(), Contender(Slow(good.model), FEATURES), None, table)
+    assert (alone.passed, alone.threshold) == (True, None)
+
+
 def test_gates_are_json() -> None:
     import json
 

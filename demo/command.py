@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,33 +16,81 @@ import typer
 from rich.console import Console
 
 from demo.flights import at
-from demo.report import render
+from demo.report import Summary, render
 from demo.screen import Screen
-from demo.story import Story
+from demo.story import OtherStoryError, Story
+
+# Where there is no terminal to measure: wide enough for the tables at the end.
+_PLAIN_WIDTH = 120
 
 
 def command(
-    keep: Annotated[bool, typer.Option(help="Leave the stack running at the end, to look around; Ctrl-C ends it.")] = (
-        False
-    ),
+    keep: Annotated[
+        bool,
+        typer.Option(
+            help="Go on with the story an earlier run left, if there is one, and leave the stack up at the end."
+        ),
+    ] = False,
     sabotage: Annotated[bool, typer.Option(help="Damage the challenger's answers: the canary must roll back.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     directory: Annotated[Path, typer.Option(help="Where state and logs go.")] = Path(".driftloop"),
     deadline_s: Annotated[float, typer.Option(help="Give up after this many seconds.")] = 900.0,
 ) -> None:
     """Play a year of flights through the whole loop: drift, request, retraining, canary, promotion."""
-    console = Console(stderr=json)
-    with Screen(console) as screen:
-        story = Story(screen, directory, sabotage=sabotage, end_ms=at(12, 1), deadline_s=deadline_s)
-        with story.stack:
-            summary = story.run()
-            if keep and not json:
-                console.print(render(summary))
-                console.print("The stack stays up: driftloop watch, driftloop status. Ctrl-C ends it.")
-                story.wait_for_interrupt()
-    if json:
-        typer.echo(json_module.dumps(msgspec.to_builtins(summary), indent=2))
-    elif not keep:
-        console.print(render(summary))
+    console = _console(stderr=json)
+    with _ending_on_sigterm(), Screen(console) as screen:
+        try:
+            story = Story(screen, directory, keep=keep, sabotage=sabotage, end_ms=at(12, 1), deadline_s=deadline_s)
+        except OtherStoryError as error:
+            raise typer.BadParameter(str(error), param_hint="--sabotage") from error
+        try:
+            with story.stack:
+                summary = story.run()
+                _show(summary, console, json=json)
+                if keep:
+                    _stay(screen, console, directory, story.model)
+        except KeyboardInterrupt:
+            screen.say("stopped; driftloop demo --keep goes on from here")
+            raise
     if not summary.closed:
         raise typer.Exit(1)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    measured = console.is_terminal or os.environ.get("COLUMNS")
+    return console if measured else Console(stderr=stderr, width=_PLAIN_WIDTH)
+
+
+def _show(summary: Summary, console: Console, *, json: bool) -> None:
+    if json:
+        typer.echo(json_module.dumps(msgspec.to_builtins(summary), indent=2))
+    else:
+        console.print(render(summary))
+
+
+def _stay(screen: Screen, console: Console, directory: Path, model: str) -> None:
+    """Wait for Ctrl-C, or SIGTERM."""
+    screen.rest()
+    console.print(
+        "\nThe stack stays up; Ctrl-C ends it. In another terminal, here:\n"
+        "  driftloop watch                 what the worker sees\n"
+        f"  driftloop ledger {model}   how its request got where it is\n"
+        f"Logs are under {directory / 'logs'}."
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: stop in good order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -23,9 +23,10 @@ class Scores(msgspec.Struct, kw_only=True):
     log_loss: float
 
 
-class BeforeAfter(msgspec.Struct, kw_only=True):
-    """The old and the new champion on the same flights: those that left after the promotion."""
+class Comparison(msgspec.Struct, kw_only=True):
+    """Both versions on the same flights, of [start_ms, end_ms); `when` says which those are."""
 
+    when: str
     start_ms: int
     end_ms: int
     flights: int
@@ -34,7 +35,7 @@ class BeforeAfter(msgspec.Struct, kw_only=True):
 
 
 class Links(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
-    """Where to look further; None where there is nothing."""
+    """Where to look further; None where there is nothing, or nobody to show it."""
 
     airflow: str | None = None
     canary: str | None = None
@@ -51,13 +52,13 @@ class Summary(msgspec.Struct, kw_only=True):
     champion_before: str | None = None
     champion_after: str | None = None
     drifted: list[Drifted] = []
-    storm: Storm | None = None
+    storms: list[Storm] = []
     request: Request | None = None
     candidate: Candidate | None = None
     canary: list[Step] = []
     ended: str | None = None
     ended_ms: int | None = None
-    before_after: BeforeAfter | None = None
+    comparisons: list[Comparison] = []
     links: Links = Links()
     flights: int = 0
     labels: int = 0
@@ -67,8 +68,8 @@ class Summary(msgspec.Struct, kw_only=True):
 def render(summary: Summary) -> RenderableType:
     """Return the end of the demo: what happened, what it was good for, where to look."""
     parts: list[RenderableType] = [_happened(summary)]
-    if summary.before_after is not None:
-        parts += [Text(""), _before_after(summary.before_after)]
+    if summary.comparisons:
+        parts += [Text(""), _comparisons(summary)]
     parts += [Text(""), *_links(summary.links)]
     style = "green" if summary.closed else "bold red"
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())
@@ -91,10 +92,13 @@ def _rows(summary: Summary) -> Iterator[tuple[int, str, str]]:
     for drift in summary.drifted:
         psi = "" if drift.psi is None else f"PSI {drift.psi:.2f} by the request; chance explains {drift.threshold:.2f}"
         yield drift.since_ms, f"{drift.feature} drifts", psi
-    storm, request = summary.storm, summary.request
-    if storm is not None:
-        drop = "" if storm.drop is None else f"; over the policy's whole window it lost {storm.drop:+.3f}"
-        yield storm.end_ms, "the worst week, ridden out", f"accuracy {storm.accuracy:.2f}{drop}"
+    request = summary.request
+    for storm in summary.storms:
+        drop = "" if storm.drop is None else f"; drop over the policy's whole window {storm.drop:+.3f}"
+        back_to_ms = None if request is None else request.looked_back_to_ms
+        counted = back_to_ms is not None and storm.end_ms > back_to_ms
+        what = "a bad week, counted in the request" if counted else "a bad week, ridden out"
+        yield storm.end_ms, what, f"accuracy {storm.accuracy:.2f}{drop}"
     if request is None:
         return
     yield request.at_ms, "retraining is requested", describe_finding(request.finding)
@@ -123,14 +127,17 @@ def _verdict(step: Step) -> str:
     return f"{until}{flights}: accuracy {verdict.delta:+.3f}{bounds}: [bold]{verdict.status}[/bold]"
 
 
-def _before_after(found: BeforeAfter) -> Table:
-    title = f"The same {found.flights:,} flights, {day_of(found.start_ms)} to {day_of(found.end_ms)}"
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in ("", "Accuracy", "AUC", "Log loss"):
-        table.add_column(column, justify="left" if not column else "right")
-    for who, scores in (("old", found.old), ("new", found.new)):
-        row = (f"{scores.accuracy:.3f}", f"{scores.auc:.3f}", f"{scores.log_loss:.3f}")
-        table.add_row(f"{who} champion, version {scores.version}", *row)
+def _comparisons(summary: Summary) -> Table:
+    table = Table(
+        title="Both versions on the same flights, whichever served them", title_justify="left", header_style="bold"
+    )
+    for column in ("Flights", "Version", "Accuracy", "AUC", "Log loss"):
+        table.add_column(column, justify="left" if column in ("Flights", "Version") else "right")
+    for found in summary.comparisons:
+        span = (f"{found.flights:,} {found.when}", f"{day_of(found.start_ms)} to {day_of(found.end_ms)}")
+        for words, who, scores in zip(span, ("first", "retrained"), (found.old, found.new), strict=True):
+            figures = (f"{value:.3f}" for value in (scores.accuracy, scores.auc, scores.log_loss))
+            table.add_row(words, f"{scores.version} ({who})", *figures, end_section=scores is found.new)
     return table
 
 

@@ -61,7 +61,8 @@ class Screen:
     def say(self, line: str, *, day_ms: int | None = None, style: str = "") -> None:
         """Write a line that stays: seconds since the start, the flights' day where there is one, what happened."""
         day = "" if day_ms is None else day_of(day_ms)
-        self.console.print(Text.assemble((f"{self.elapsed_s:5.0f} s  {day:<13}", "dim"), (line, style)))
+        text = Text.assemble((f"{self.elapsed_s:5.0f} s  {day:<13}", "dim"), (line, style))
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def stand(self, *, day_ms: int, flights: int, view: ModelView | None, held: str | None) -> None:
         """Show where the story stands: the flights' day, how many were served, how well, and who is waited for."""
@@ -75,6 +76,11 @@ class Screen:
         if held is not None:
             pieces.append((f"  time stands still: {held}", "yellow"))
         self._standing = Text.assemble(*pieces)
+        self._refresh()
+
+    def rest(self) -> None:
+        """Show no more of where the story stands: it is over."""
+        self._standing = Text("")
         self._refresh()
 
     def _refresh(self) -> None:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import redis
 
 from dags.steps.bootstrap import bootstrap, set_champion
 from dags.steps.serving import loader
+from demo import bookmark as bookmarks
+from demo.bookmark import Bookmark
 from demo.chronicle import Chronicle
-from demo.flights import DAY_MS, FEATURES, HOUR_MS, Slot, at, history, load, slots
+from demo.ending import compare, links, summarize
+from demo.flights import DAY_MS, FEATURES, HOUR_MS, at, history, load, slots
 from demo.pace import pace
-from demo.report import BeforeAfter, Links, Scores, Summary
+from demo.report import Summary
 from demo.screen import Screen
-from streamer.batches import LabelColumns
+from demo.serving import Serving
 from streamer.documents import ModelView
+from streamer.local.mlflow import Mlflow
 from streamer.local.stack import PARTS, Stack
 from streamer.models import read_model
 from streamer.references import publish_models
-from streamer.scoring import Outputs, Scorer
 from streamer.sdk import Client
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -31,189 +32,141 @@ from streamer.view import LiveView
 
 MODEL_FILE = Path("config/models/flight_delay.toml")
 BEGIN_MS = at(3, 1)
-AFTER_MS = 14 * DAY_MS
-COMPARED_MS = 30 * DAY_MS
+AFTER_MS = 7 * DAY_MS
 SLOT_MS = 6 * HOUR_MS
 LOOK_S = 0.5
+# A worker that has just started recovers first.
+_SPLIT_S = 60.0
 
 
-def damaged(outputs: Outputs) -> Outputs:
-    """Turn every answer into its opposite, as a broken deployment would."""
-    flipped = ["false" if answer == "true" else "true" for answer in outputs.prediction]
-    return Outputs(flipped, None if outputs.score is None else [1.0 - score for score in outputs.score])
+class OtherStoryError(Exception):
+    """What is to be gone on with was begun otherwise; the message says how."""
 
 
 class Story:
-    """One run of the demo; `stack` is started by whoever enters it, `run` plays the rest."""
+    """One run of the demo; `stack` is started by whoever enters it, `run` plays the rest.
 
-    def __init__(self, screen: Screen, directory: Path, *, sabotage: bool, end_ms: int, deadline_s: float) -> None:
+    Parameters
+    ----------
+    screen : where the story is told.
+    directory : where the stack's state lies.
+    keep : go on with the story that an earlier run left there, if it left one; the pages stay up at the end.
+    sabotage : damage what the challenger answers, for a story that has to end in a rollback.
+    end_ms : event time at which there are no more flights.
+    deadline_s : how long the replay may take.
+
+    Raises
+    ------
+    OtherStoryError
+        With `keep`, when the story that was left has the other `sabotage`.
+    """
+
+    def __init__(
+        self, screen: Screen, directory: Path, *, keep: bool, sabotage: bool, end_ms: int, deadline_s: float
+    ) -> None:
+        self._path = bookmarks.path_under(directory)
+        left = bookmarks.read(self._path) if keep else None
+        if left is not None and left.sabotage != sabotage:
+            began = "with" if left.sabotage else "without"
+            raise OtherStoryError(
+                f"the story kept in {directory} was begun {began} --sabotage: go on with it {began} "
+                "--sabotage, or begin anew without --keep"
+            )
         self._screen = screen
+        self._left = left
+        self._keep = keep
         self._sabotage = sabotage
         self._end_ms = end_ms
         self._deadline_s = deadline_s
         self._config = read_model(MODEL_FILE)
         self._flights = load(directory / "cache")
-        self._chronicle = Chronicle()
-        self._client: Client | None = None
-        self._counts = {"flights": 0, "labels": 0}
-        self._stopped = threading.Event()
-        self.stack = Stack(directory, parts=frozenset(PARTS), progress=screen.part)
+        self.stack = Stack(directory, parts=frozenset(PARTS), progress=screen.part, keep=left is not None)
+
+    @property
+    def model(self) -> str:
+        """The name of the model the story is about."""
+        return self._config.name
 
     def run(self) -> Summary:
-        """Train, replay and watch until the request has ended and two weeks more, or there is no more to come."""
+        """Train, replay and watch until the request has ended and a week more, or there is no more to come."""
         began = time.monotonic()
         settings = self.stack.settings
         os.environ.update(self.stack.environment())
-        publish_models(settings, [self._config])
-        champion = self._first_champion(settings)
+        place = self._left or self._begin(settings)
+        if self._left is not None:
+            self._screen.say("the story goes on where it was left", day_ms=place.sent_ms)
         trained = time.monotonic()
-        set_champion(settings, self._config, champion)
         with Client.from_environment(transport="librdkafka") as client:
-            self._client = client
-            reason = self._replay(settings, client)
-        return self._summary(settings, champion, reason, {"champion": trained - began, "replay": self._since(trained)})
+            reason = self._replay(settings, client, place)
+        replayed = time.monotonic()
+        seconds = {"start": self._screen.elapsed_s - (replayed - began), "champion": trained - began}
+        summary = summarize(place, reason, seconds=seconds | {"replay": replayed - trained})
+        summary.comparisons = compare(settings, self._config, self._flights, champion=place.champion, tale=place.tale)
+        summary.links = links(settings, self._config, place.tale, mlflow_url=self._pages() if self._keep else None)
+        return summary
 
-    def wait_for_interrupt(self) -> None:
-        """Wait until Ctrl-C."""
-        try:
-            self._stopped.wait()
-        except KeyboardInterrupt:
-            return
-
-    def _first_champion(self, settings: Settings) -> str:
+    def _begin(self, settings: Settings) -> Bookmark:
+        """Train, register and deploy the first champion."""
+        publish_models(settings, [self._config])
         self._screen.part("champion", "training on January and February")
+        started = time.monotonic()
         rows = history(self._flights, BEGIN_MS).select(
             "prediction_id", "entity_id", "ts", *FEATURES, label=pl.col("late")
         )
-        started = time.monotonic()
         version = bootstrap(self._config, rows, settings=settings)
-        self._screen.part("champion", f"ready in {self._since(started):.1f} s: version {version}")
-        return version
+        set_champion(settings, self._config, version)
+        self._screen.part("champion", f"ready in {time.monotonic() - started:.1f} s: version {version}")
+        place = Bookmark(sabotage=self._sabotage, champion=version, sent_ms=BEGIN_MS)
+        bookmarks.write(place, self._path)
+        return place
 
-    def _replay(self, settings: Settings, client: Client) -> str | None:
+    def _replay(self, settings: Settings, client: Client, place: Bookmark) -> str | None:
         """Play the flights; return why the story could not be told to its end, None when it could."""
+        name = self._config.name
         view = LiveView(redis.Redis.from_url(settings.redis.url), Keys(settings.namespace))
-        damage = damaged if self._sabotage else None
-        scorer = Scorer(client, self._config.name, load=loader(settings, self._config), damage=damage)
-        started = time.monotonic()
-        looked, seen, sent_ms, held = 0.0, None, BEGIN_MS, None
+        serving = Serving(client, name, load=loader(settings, self._config), sabotage=self._sabotage)
+        chronicle = Chronicle(place.tale)
+        started, looked, seen = time.monotonic(), 0.0, None
+        if not serving.ready(_SPLIT_S):
+            return f"{name}: the split did not show in Redis within {_SPLIT_S:.0f} s; see the worker's log"
         for slot in slots(self._flights, BEGIN_MS, self._end_ms, SLOT_MS):
+            if slot.end_ms <= place.sent_ms:
+                continue
             while True:
                 if time.monotonic() - looked >= LOOK_S:
-                    looked, seen = time.monotonic(), view.model(self._config.name, timeline=50)
-                    self._tell(seen, sent_ms, held)
-                if self._over(sent_ms):
+                    looked, seen = time.monotonic(), view.model(name, timeline=50)
+                allowed = pace(seen, start_ms=BEGIN_MS, sent_ms=place.sent_ms)
+                self._tell(chronicle, seen, place, allowed.held)
+                if _over(place):
                     client.flush(30)
                     return None
-                if self._since(started) > self._deadline_s:
-                    return f"not closed after {self._deadline_s:.0f} s: {held or 'still replaying'}"
-                allowed = pace(seen, start_ms=BEGIN_MS, sent_ms=sent_ms)
-                held = allowed.held
-                if held is None and slot.end_ms <= allowed.until_ms:
+                if time.monotonic() - started > self._deadline_s:
+                    return f"not closed after {self._deadline_s:.0f} s: {allowed.held or 'still replaying'}"
+                if allowed.held is None and slot.end_ms <= allowed.until_ms:
                     break
                 time.sleep(0.05)
-            self._play(client, scorer, slot)
-            sent_ms = slot.end_ms
+            serving.play(slot)
+            place.sent_ms = slot.end_ms
+            place.flights += len(slot.departures)
+            place.labels += len(slot.landings)
+            bookmarks.write(place, self._path)
         return "the flights ended before the loop closed"
 
-    def _play(self, client: Client, scorer: Scorer, slot: Slot) -> None:
-        departures, landings = slot.departures, slot.landings
-        if len(departures):
-            scorer.score(
-                {name: departures[name].to_list() for name in FEATURES},
-                entity_id=departures["entity_id"].to_list(),
-                ts_ms=departures["ts"].to_list(),
-                prediction_id=departures["prediction_id"].to_list(),
-            )
-        if len(landings):
-            client.log_labels(
-                LabelColumns(
-                    model=self._config.name,
-                    prediction_id=landings["prediction_id"].to_list(),
-                    label=landings["late"].to_list(),
-                    ts_ms=landings["label_ts"].to_list(),
-                )
-            )
-        self._counts["flights"] += len(departures)
-        self._counts["labels"] += len(landings)
-
-    def _tell(self, seen: ModelView | None, sent_ms: int, held: str | None) -> None:
+    def _tell(self, chronicle: Chronicle, seen: ModelView | None, place: Bookmark, held: str | None) -> None:
         if seen is not None:
-            for line in self._chronicle.observe(seen):
-                self._screen.say(line, day_ms=seen.summary.watermark_ms or sent_ms)
-        self._screen.stand(day_ms=sent_ms, flights=self._counts["flights"], view=seen, held=held)
+            for line in chronicle.observe(seen):
+                self._screen.say(line, day_ms=seen.summary.watermark_ms or place.sent_ms)
+        self._screen.stand(day_ms=place.sent_ms, flights=place.flights, view=seen, held=held)
 
-    def _over(self, sent_ms: int) -> bool:
-        ended_ms = self._chronicle.ended_ms
-        return self._chronicle.ended is not None and ended_ms is not None and sent_ms >= ended_ms + AFTER_MS
-
-    def _summary(self, settings: Settings, champion: str, reason: str | None, seconds: dict[str, float]) -> Summary:
-        told = self._chronicle
-        wanted = "rolled_back" if self._sabotage else "promoted"
-        closed = reason is None and told.ended == wanted
-        after = told.candidate.version if told.candidate and told.ended == "promoted" else champion
-        said = {"promoted": "The loop has closed: the new model serves.", "rolled_back": "The canary rolled it back."}
-        because = reason or said.get(told.ended or "", f"the request ended: {told.ended}: {told.reason}")
-        return Summary(
-            closed=closed,
-            reason=because,
-            sabotage=self._sabotage,
-            champion_before=champion,
-            champion_after=after,
-            drifted=list(told.drifted.values()),
-            storm=told.storm,
-            request=told.request,
-            candidate=told.candidate,
-            canary=told.steps,
-            ended=told.ended,
-            ended_ms=told.ended_ms,
-            before_after=self._before_after(settings, champion, after) if after != champion else None,
-            links=self._links(settings),
-            flights=self._counts["flights"],
-            labels=self._counts["labels"],
-            seconds=seconds,
-        )
-
-    def _before_after(self, settings: Settings, old: str, new: str) -> BeforeAfter | None:
-        """Score both versions on the flights after the promotion, whatever served them."""
-        start_ms = self._chronicle.ended_ms
-        if start_ms is None:
-            return None
-        rows = self._flights.filter(
-            pl.col("ts") >= start_ms, pl.col("ts") < start_ms + COMPARED_MS, pl.col("late").is_not_null()
-        )
-        predict = loader(settings, self._config)
-        table = {name: rows[name].to_list() for name in FEATURES}
-        return BeforeAfter(
-            start_ms=start_ms,
-            end_ms=start_ms + COMPARED_MS,
-            flights=len(rows),
-            old=_scores(old, predict(old)(table), rows["late"].to_list()),
-            new=_scores(new, predict(new)(table), rows["late"].to_list()),
-        )
-
-    def _links(self, settings: Settings) -> Links:
-        request = self._chronicle.request
-        if request is None or request.run_id is None:
-            return Links()
-        pages = f"{settings.airflow.url}/dags"
-        return Links(
-            airflow=f"{pages}/retrain/runs/{request.run_id}", canary=f"{pages}/canary/runs/canary__{request.run_id}"
-        )
-
-    @staticmethod
-    def _since(moment_s: float) -> float:
-        return time.monotonic() - moment_s
+    def _pages(self) -> str | None:
+        """Start MLflow's pages; return their address."""
+        mlflow = self.stack.part("mlflow")
+        self._screen.part("mlflow", "its pages are starting")
+        url = mlflow.serve() if isinstance(mlflow, Mlflow) else None
+        self._screen.part("mlflow", f"ready: {url}")
+        return url
 
 
-def _scores(version: str, outputs: Outputs, late: list[Any]) -> Scores:
-    from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
-
-    said = [answer == "true" for answer in outputs.prediction]
-    scores = list(outputs.score or [])
-    return Scores(
-        version=version,
-        accuracy=float(accuracy_score(late, said)),
-        auc=float(roc_auc_score(late, scores)),
-        log_loss=float(log_loss(late, scores)),
-    )
+def _over(place: Bookmark) -> bool:
+    ended_ms = place.tale.ended_ms
+    return place.tale.ended is not None and ended_ms is not None and place.sent_ms >= ended_ms + AFTER_MS

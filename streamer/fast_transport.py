@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamer.kafka_clients import librdkafka
 from streamer.transport import Headers, NotReadyError, Reaped
+
+log = logging.getLogger(__name__)
 
 
 class LibrdkafkaTransport:
@@ -38,7 +41,8 @@ class LibrdkafkaTransport:
             **librdkafka(properties, scope="producer"),
         }
         try:
-            self._producer = Producer(configuration)
+            # Its own lines go where the caller's logs go, not to the terminal.
+            self._producer = Producer(configuration, logger=log)
         except KafkaException as error:
             raise NotReadyError(error.args[0].str()) from error
 

@@ -50,6 +50,10 @@ class Scored:
     error: list[str | None]
 
 
+class NotDeployedError(LookupError):
+    """No version of the model has been made champion yet."""
+
+
 class Scorer:
     """Serves one model: champion and challenger side by side, as the split says.
 
@@ -79,6 +83,8 @@ class Scorer:
         self._load = load
         self._damage = damage
         self._models: OrderedDict[str, Predict] = OrderedDict()
+        # What a version failed of is logged when it begins, not with every batch.
+        self._failing: dict[str, str] = {}
 
     def score(
         self,
@@ -148,18 +154,27 @@ class Scorer:
             predictions = column(outputs.prediction, "prediction", len(places))
             no_scores = [None] * len(places)
             scores = no_scores if outputs.score is None else column(outputs.score, "score", len(places))
-        except Exception as error:
-            log.exception("driftloop: %s %s could not answer %s rows", self._model, version, len(places))
+        except Exception as error:  # noqa: BLE001 - whatever a model fails of costs its own rows, and is logged
+            self._note_failure(version, error)
             for place in places:
                 scored.error[place] = f"{type(error).__name__}: {error}"[:500]
             return
+        if self._failing.pop(version, None):
+            log.info("driftloop: %s %s answers again", self._model, version)
         for place, prediction, score in zip(places, predictions, scores, strict=True):
             scored.prediction[place] = prediction
             scored.score[place] = score
 
+    def _note_failure(self, version: str, error: Exception) -> None:
+        fault = f"{type(error).__name__}: {error}"
+        if self._failing.get(version) != fault:
+            self._failing[version] = fault
+            expected = isinstance(error, NotDeployedError)
+            log.error("driftloop: %s %s cannot answer: %s", self._model, version, fault, exc_info=not expected)
+
     def _model_of(self, version: str) -> Predict:
         if version == UNKNOWN_VERSION:
-            raise LookupError(f"{self._model}: no version is deployed; send set_champion first")
+            raise NotDeployedError(f"{self._model}: no version is deployed; send set_champion first")
         if version not in self._models:
             self._models[version] = self._load(version)
         self._models.move_to_end(version)

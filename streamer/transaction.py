@@ -65,7 +65,7 @@ class Standing(NamedTuple):
 def resume(partition: Partition, offset: int | None, low: int) -> int:
     """Return where to read on; a log that begins past the offset has lost a range, which is counted and said."""
     if offset is None:
-        log.info("no_committed_offset", topic=partition.topic, partition=partition.number, start=low)
+        log.debug("no_committed_offset", topic=partition.topic, partition=partition.number, start=low)
         return low
     if offset < low:
         log.error("lost_range", topic=partition.topic, partition=partition.number, start=offset, end=low)

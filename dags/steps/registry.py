@@ -92,7 +92,7 @@ class Registry:
 
     def fetch(self, version: str, artefact: str, target: Path) -> Path | None:
         """Copy a version's artefact (relative to its run) into a directory; None where the run has none such."""
-        uri = f"{self._run_of(version).info.artifact_uri}/{artefact}"
+        uri = f"{self.run_of(version).info.artifact_uri}/{artefact}"
         try:
             local = mlflow.artifacts.download_artifacts(
                 artifact_uri=uri, dst_path=str(target), tracking_uri=self._settings.tracking_uri
@@ -219,7 +219,8 @@ class Registry:
             raise RegistryError(f"{self.model} {version}: not registered in MLflow; wanted one of its version numbers")
         return found
 
-    def _run_of(self, version: str) -> Run:
+    def run_of(self, version: str) -> Run:
+        """Return the run a version was registered from; RegistryError when there is none."""
         found = self._wanted(version)
         if not found.run_id:
             raise RegistryError(f"{self.model} {version}: was registered without a run")

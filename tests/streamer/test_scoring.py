@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,30 @@ def test_a_model_nobody_deployed_is_an_error_that_says_what_to_do() -> None:
     scored = Scorer(FakeClient(deployed=False), "m", load=Models().load).score({"x": [1]}, entity_id=["e"])
     assert scored.prediction == [None]
     assert "send set_champion first" in str(scored.error[0])
+
+
+def test_what_a_version_fails_of_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    broken = [True]
+
+    def load(version: str) -> Callable[..., Outputs]:
+        def predict(rows: Mapping[str, list[Any]]) -> Outputs:
+            if broken:
+                raise RuntimeError("no memory")
+            return Outputs([1.0] * len(rows["x"]))
+
+        return predict
+
+    scorer = Scorer(FakeClient(percent=0.0), "m", load=load)
+    with caplog.at_level(logging.INFO, "streamer.scoring"):
+        for _ in range(3):
+            scorer.score({"x": [1.0]}, entity_id=["a"])
+        broken.clear()
+        for _ in range(2):
+            scorer.score({"x": [1.0]}, entity_id=["a"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "driftloop: m 1 cannot answer: RuntimeError: no memory",
+        "driftloop: m 1 answers again",
+    ]
 
 
 def test_a_column_of_another_length_is_named() -> None:

@@ -15,7 +15,6 @@ import msgspec
 import typer
 from rich.console import Console
 
-from demo.flights import at
 from demo.report import Summary, render
 from demo.screen import Screen
 from demo.story import OtherStoryError, Story
@@ -40,7 +39,7 @@ def command(
     console = _console(stderr=json)
     with _ending_on_sigterm(), Screen(console) as screen:
         try:
-            story = Story(screen, directory, keep=keep, sabotage=sabotage, end_ms=at(12, 1), deadline_s=deadline_s)
+            story = Story(screen, directory, keep=keep, sabotage=sabotage, deadline_s=deadline_s)
         except OtherStoryError as error:
             raise typer.BadParameter(str(error), param_hint="--sabotage") from error
         try:

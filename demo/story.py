@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -23,7 +24,7 @@ from demo.serving import Serving
 from streamer.documents import ModelView
 from streamer.local.mlflow import Mlflow
 from streamer.local.stack import PARTS, Stack
-from streamer.models import read_model
+from streamer.models import ModelConfig, read_model
 from streamer.references import publish_models
 from streamer.sdk import Client
 from streamer.settings import Settings
@@ -31,12 +32,27 @@ from streamer.state import Keys
 from streamer.view import LiveView
 
 MODEL_FILE = Path("config/models/flight_delay.toml")
-BEGIN_MS = at(3, 1)
-AFTER_MS = 7 * DAY_MS
 SLOT_MS = 6 * HOUR_MS
 LOOK_S = 0.5
 # A worker that has just started recovers first.
 _SPLIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which part of the year is played, in event time (epoch ms).
+
+    Attributes
+    ----------
+    train_until_ms : the first champion is trained on what had landed by then.
+    begin_ms, end_ms : the flights that are played.
+    after_ms : how much longer the flights go on once the request has ended.
+    """
+
+    train_until_ms: int = at(3, 1)
+    begin_ms: int = at(3, 1)
+    end_ms: int = at(12, 1)
+    after_ms: int = 7 * DAY_MS
 
 
 class OtherStoryError(Exception):
@@ -52,8 +68,8 @@ class Story:
     directory : where the stack's state lies.
     keep : go on with the story that an earlier run left there, if it left one; the pages stay up at the end.
     sabotage : damage what the challenger answers, for a story that has to end in a rollback.
-    end_ms : event time at which there are no more flights.
     deadline_s : how long the replay may take.
+    plan : which flights. config : the model; the demo's own by default.
 
     Raises
     ------
@@ -62,7 +78,15 @@ class Story:
     """
 
     def __init__(
-        self, screen: Screen, directory: Path, *, keep: bool, sabotage: bool, end_ms: int, deadline_s: float
+        self,
+        screen: Screen,
+        directory: Path,
+        *,
+        keep: bool = False,
+        sabotage: bool = False,
+        deadline_s: float = 900.0,
+        plan: Plan | None = None,
+        config: ModelConfig | None = None,
     ) -> None:
         self._path = bookmarks.path_under(directory)
         left = bookmarks.read(self._path) if keep else None
@@ -76,9 +100,9 @@ class Story:
         self._left = left
         self._keep = keep
         self._sabotage = sabotage
-        self._end_ms = end_ms
         self._deadline_s = deadline_s
-        self._config = read_model(MODEL_FILE)
+        self._plan = plan or Plan()
+        self._config = config or read_model(MODEL_FILE)
         self._flights = load(directory / "cache")
         self.stack = Stack(directory, parts=frozenset(PARTS), progress=screen.part, keep=left is not None)
 
@@ -110,34 +134,34 @@ class Story:
         publish_models(settings, [self._config])
         self._screen.part("champion", "training on January and February")
         started = time.monotonic()
-        rows = history(self._flights, BEGIN_MS).select(
+        rows = history(self._flights, self._plan.train_until_ms).select(
             "prediction_id", "entity_id", "ts", *FEATURES, label=pl.col("late")
         )
         version = bootstrap(self._config, rows, settings=settings)
         set_champion(settings, self._config, version)
         self._screen.part("champion", f"ready in {time.monotonic() - started:.1f} s: version {version}")
-        place = Bookmark(sabotage=self._sabotage, champion=version, sent_ms=BEGIN_MS)
+        place = Bookmark(sabotage=self._sabotage, champion=version, sent_ms=self._plan.begin_ms)
         bookmarks.write(place, self._path)
         return place
 
     def _replay(self, settings: Settings, client: Client, place: Bookmark) -> str | None:
         """Play the flights; return why the story could not be told to its end, None when it could."""
-        name = self._config.name
+        name, plan = self._config.name, self._plan
         view = LiveView(redis.Redis.from_url(settings.redis.url), Keys(settings.namespace))
         serving = Serving(client, name, load=loader(settings, self._config), sabotage=self._sabotage)
         chronicle = Chronicle(place.tale)
         started, looked, seen = time.monotonic(), 0.0, None
         if not serving.ready(_SPLIT_S):
             return f"{name}: the split did not show in Redis within {_SPLIT_S:.0f} s; see the worker's log"
-        for slot in slots(self._flights, BEGIN_MS, self._end_ms, SLOT_MS):
+        for slot in slots(self._flights, plan.begin_ms, plan.end_ms, SLOT_MS):
             if slot.end_ms <= place.sent_ms:
                 continue
             while True:
                 if time.monotonic() - looked >= LOOK_S:
                     looked, seen = time.monotonic(), view.model(name, timeline=50)
-                allowed = pace(seen, start_ms=BEGIN_MS, sent_ms=place.sent_ms)
+                allowed = pace(seen, start_ms=plan.begin_ms, sent_ms=place.sent_ms)
                 self._tell(chronicle, seen, place, allowed.held)
-                if _over(place):
+                if _over(place, plan.after_ms):
                     client.flush(30)
                     return None
                 if time.monotonic() - started > self._deadline_s:
@@ -167,6 +191,6 @@ class Story:
         return url
 
 
-def _over(place: Bookmark) -> bool:
+def _over(place: Bookmark, after_ms: int) -> bool:
     ended_ms = place.tale.ended_ms
-    return place.tale.ended is not None and ended_ms is not None and place.sent_ms >= ended_ms + AFTER_MS
+    return place.tale.ended is not None and ended_ms is not None and place.sent_ms >= ended_ms + after_ms

@@ -262,7 +262,7 @@ def run(settings: Settings, role: Role = "all") -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     worker = Worker(settings, role)
     app = build_app(worker)
-    faust_worker = faust.Worker(app, loglevel="WARNING", override_logging=False, redirect_stdouts=False)
+    faust_worker = faust.Worker(app, loglevel="WARNING", override_logging=False, redirect_stdouts=False, quiet=True)
     try:
         faust_worker.execute_from_commandline()
     except SystemExit as end:

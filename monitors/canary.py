@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from monitors.contrast import BUCKETS, CHALLENGER, CHAMPION, Contrast
 from monitors.sequential import expected_variance, step_alpha
@@ -463,5 +462,8 @@ def _sample_ratio(plan: CanaryPlan, comparison: Comparison) -> dict[str, Any]:
     # The test's normal approximation wants some occupied buckets on both sides.
     if min(cut, BUCKETS - cut) / BUCKETS * np.count_nonzero(exposed) < 10 or np.ptp(exposed) == 0:
         return found
+    # Two seconds of importing, which a worker without a canary need not spend.
+    from scipy import stats
+
     p_value = float(stats.mannwhitneyu(exposed[:cut], exposed[cut:], method="asymptotic").pvalue)
     return found | {"p_value": p_value, "breached": p_value < MISMATCH_ALPHA}

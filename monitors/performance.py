@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 SCORE_CELLS = 64
 CALIBRATION_GROUPS = 16
@@ -228,7 +228,7 @@ def performance_drop(
     squares = float(sums.sum() if schema.higher_is_better else panes[:, REGRESSION.index("squared_error")].sum())
     between = k / (k - 1) * float(((sums - value * counts) ** 2).sum()) / n**2
     within = max(squares / n - value**2, 0.0) / n
-    radius = float(stats.t.ppf(1 - alpha / 2, k - 1)) * math.sqrt(max(between, within) + baseline_se**2)
+    radius = float(special.stdtrit(k - 1, 1 - alpha / 2)) * math.sqrt(max(between, within) + baseline_se**2)
     return PerformanceDrop(value, baseline_value, drop, drop - radius, drop + radius, int(n), k)
 
 

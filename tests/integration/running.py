@@ -65,7 +65,7 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         self.process.terminate()
         return self.process.wait(timeout_s)
 
@@ -88,7 +88,7 @@ def running_worker(settings: Settings, **options: str) -> Iterator[WorkerProcess
         raise
 
 
-def wait_for(read: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float = 30.0) -> T:
+def wait_for(read: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float = 120.0) -> T:
     """Read until what is read is wanted; fail with the last of it."""
     deadline = time.monotonic() + timeout_s
     while True:

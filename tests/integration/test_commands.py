@@ -96,7 +96,7 @@ def test_the_answer_to_a_command_comes_back(settings: Settings, answering: Answe
     evaluate = answering(lambda command, _: _answer(command))
     command = _command()
     started = time.monotonic()
-    answer = commands.send(settings, command, timeout_s=20)
+    answer = commands.send(settings, command, timeout_s=60)
     assert (answer.command_id, answer.outcome, answer.epoch) == (command.command_id, "accepted", 2)
     assert time.monotonic() - started < 10
     assert evaluate.seen == [command]
@@ -105,8 +105,8 @@ def test_the_answer_to_a_command_comes_back(settings: Settings, answering: Answe
 def test_an_answer_given_before_is_not_taken_for_a_new_one(settings: Settings, answering: Answering) -> None:
     evaluate = answering(lambda command, times: _answer(command, reason=f"time {times}"))
     command = _command()
-    assert commands.send(settings, command, timeout_s=20).reason == "time 1"
-    assert commands.send(settings, command, timeout_s=20).reason == "time 2"
+    assert commands.send(settings, command, timeout_s=60).reason == "time 1"
+    assert commands.send(settings, command, timeout_s=60).reason == "time 2"
     assert evaluate.seen == [command, command]
 
 
@@ -115,7 +115,7 @@ def test_a_command_nobody_answers_is_sent_again(
 ) -> None:
     monkeypatch.setattr(commands, "RESEND_S", 0.3)
     evaluate = answering(lambda command, times: _answer(command) if times == 3 else None)
-    assert commands.send(settings, _command(), timeout_s=30).outcome == "accepted"
+    assert commands.send(settings, _command(), timeout_s=60).outcome == "accepted"
     assert len(evaluate.seen) == 3
 
 
@@ -132,6 +132,6 @@ def test_silence_is_a_time_out_that_says_the_command_may_still_be_carried_out(
 
 def test_a_refusal_is_an_answer_and_raises_only_when_asked_to(settings: Settings, answering: Answering) -> None:
     answering(lambda command, _: _answer(command, "refused", "a rollout is active"))
-    assert commands.send(settings, _command(), timeout_s=20).outcome == "refused"
+    assert commands.send(settings, _command(), timeout_s=60).outcome == "refused"
     with pytest.raises(CommandRefused, match="a rollout is active"):
-        commands.send(settings, _command(), timeout_s=20, check=True)
+        commands.send(settings, _command(), timeout_s=60, check=True)

@@ -96,7 +96,7 @@ class Scene:
                 return request
         return None
 
-    def until(self, found: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    def until(self, found: Callable[[], Any], timeout_s: float = 120.0) -> Any:
         """Wait for something."""
         deadline = time.monotonic() + timeout_s
         while not (value := found()):

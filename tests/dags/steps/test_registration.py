@@ -47,7 +47,7 @@ def test_the_first_champion_is_registered_with_all_that_explains_it(
     tags = registry.tags(version)
     assert tags[STATUS_TAG] == "champion"
     assert tags["driftloop.parent_version"] == "none"
-    run = registry._run_of(version)
+    run = registry.run_of(version)
     files = {Path(str(file.path)).name for file in registry._client.list_artifacts(run.info.run_id)}
     assert files >= {"model", "training", "reference", "gates.json", "selection.json", "features.json", "lineage.json"}
     assert run.info.status == "FINISHED"

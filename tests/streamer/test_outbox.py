@@ -48,7 +48,7 @@ def _entries(*ids: str) -> list[Entry]:
     return [Entry("labels.v1", name, Label(prediction_id=name, model="m", ts=1, label=1)) for name in ids]
 
 
-def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -154,7 +154,7 @@ def _publish(server: FakeRedis, deployment: Deployment) -> None:
     server.documents[Keys("ns").split("flight_delay")] = msgspec.json.encode(deployment)
 
 
-def _until(condition: object, seconds: float = 5.0) -> None:
+def _until(condition: object, seconds: float = 30.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():

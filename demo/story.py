@@ -33,7 +33,7 @@ from streamer.view import LiveView
 
 MODEL_FILE = Path("config/models/flight_delay.toml")
 SLOT_MS = 6 * HOUR_MS
-LOOK_S = 0.5
+LOOK_S = 0.25
 # A worker that has just started recovers first.
 _SPLIT_S = 60.0
 

@@ -153,7 +153,7 @@ class Author:
         now_ms = shard.position.now_ms
         self.effects += effects.transition_records(self._settings, shard.index, record, transitions, now_ms)
         for moved in transitions:
-            text = f"{moved.subject_kind} {moved.subject} {moved.state}".replace("  ", " ")
+            text = effects.words(moved)
             data = {"actor": moved.actor, "reason": moved.reason, **moved.detail}
             record.tell(now_ms, moved.subject_kind, text, record.clock.watermark_ms, data)
         if any(transition.subject_kind == "deployment" for transition in transitions):

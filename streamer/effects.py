@@ -196,6 +196,16 @@ def deployment_record(settings: Settings, partition: int, record: ModelRecord) -
     return Record(settings.topic("deployments"), value, key=record.name.encode(), partition=partition, headers=HEADERS)
 
 
+def words(moved: lifecycle.Transition) -> str:
+    """Return a transition as the timeline has it, for people."""
+    detail = moved.detail
+    if moved.subject_kind == "deployment" and detail.get("champion"):
+        share = f", {detail['challenger']} {detail.get('percent', 0):g} %" if detail.get("challenger") else ""
+        return f"{detail['champion']} serves{share}"
+    at = f" at {detail['percent']:g} %" if moved.subject_kind == "rollout" and "percent" in detail else ""
+    return " ".join(part for part in (moved.subject_kind, moved.subject, moved.state + at) if part)
+
+
 def transition_records(
     settings: Settings,
     partition: int,

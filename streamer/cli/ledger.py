@@ -60,4 +60,5 @@ def _what(entry: LedgerEntry) -> str:
         challenger = f", {held['challenger']} {held.get('percent', 0):g} %" if held.get("challenger") else ""
         return escape(f"{held.get('champion', '')} serves{challenger} (epoch {entry.epoch})")
     moved = entry.previous and entry.previous != entry.state
-    return f"{state(entry.previous)} → {state(entry.state)}" if moved else state(entry.state)
+    at = f" at {entry.detail['percent']:g} %" if "percent" in entry.detail else ""
+    return f"{state(entry.previous)} → {state(entry.state)}" if moved else state(entry.state) + at

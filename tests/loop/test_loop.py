@@ -5,19 +5,25 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from rich.console import Console
 
-from dags.steps.registry import CHAMPION, PREVIOUS, STATUS_TAG, Registry
+from dags.steps.registry import CHALLENGER, CHAMPION, PREVIOUS, STATUS_TAG, Registry, signature_inputs
+from dags.steps.retraining import REPORT
 from demo.flights import at
 from demo.screen import Screen
 from demo.story import MODEL_FILE, Plan, Story
 from streamer import recount
 from streamer.durations import Duration
+from streamer.events import LedgerEntry
 from streamer.models import ModelConfig, read_model
+from streamer.settings import Settings
 from streamer.state import Keys
+from streamer.topic_reader import read_to_end
 from streamer.view import LiveView
+from tests.loop.documented import unlike
 
 pytestmark = [pytest.mark.integration, pytest.mark.airflow, pytest.mark.loop]
 
@@ -57,19 +63,37 @@ def test_events_become_a_promoted_model_though_everything_is_stopped_and_started
             assert len(summary.comparisons) == 2
             assert summary.flights > cut.flights
 
-            registry = Registry(settings, again.model)
-            assert (registry.alias(CHAMPION), registry.alias(PREVIOUS)) == ("2", "1")
-            assert registry.tags("2")[STATUS_TAG] == "champion"
-            view = LiveView(redis.Redis.from_url(settings.redis.url), Keys(settings.namespace)).model(again.model)
-            assert view is not None
-            assert view.request is not None
-            assert [entry["state"] for entry in view.request.history] == [
-                "raised",
-                "accepted",
-                "training",
-                "validated",
-                "canary",
-                "promoted",
-            ]
             report = recount.run(settings)
             assert report.equal, report.differences
+            the_ledger_and_the_view_say_what_happened(settings, again.model)
+            the_registry_has_both_versions_and_all_that_explains_them(settings, again.model, tmp_path)
+
+
+def the_ledger_and_the_view_say_what_happened(settings: Settings, model: str) -> None:
+    client = redis.Redis.from_url(settings.redis.url)
+    view = LiveView(client, Keys(settings.namespace)).model(model)
+    assert view is not None
+    assert view.request is not None
+    course = ["raised", "accepted", "training", "validated", "canary", "promoted"]
+    assert [entry["state"] for entry in view.request.history] == course
+    assert unlike(client, model, "2") == []
+    entries = [
+        msgspec.json.decode(message.value() or b"", type=LedgerEntry)
+        for message in read_to_end(settings, settings.topic("ledger"))
+    ]
+    mine = [each for each in entries if each.subject == view.request.request_id and each.state and not each.command_id]
+    assert [each.state for each in mine] == course
+    assert all(each.at_ms and each.actor for each in mine)
+
+
+def the_registry_has_both_versions_and_all_that_explains_them(settings: Settings, model: str, files: Path) -> None:
+    registry = Registry(settings, model)
+    assert (registry.alias(CHAMPION), registry.alias(PREVIOUS), registry.alias(CHALLENGER)) == ("2", "1", None)
+    assert (registry.tags("1")[STATUS_TAG], registry.tags("2")[STATUS_TAG]) == ("retired", "champion")
+    assert registry.tags("2")["driftloop.parent_version"] == "1"
+    for version in ("1", "2"):
+        assert registry.fetch(version, "reference", files / f"reference-{version}") is not None
+        assert signature_inputs(registry.fetch_model(version, files / f"model-{version}"))
+    page = registry.fetch("2", REPORT, files / "report")
+    assert page is not None
+    assert "evidently" in page.read_text(encoding="utf-8").lower()

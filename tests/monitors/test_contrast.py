@@ -32,7 +32,7 @@ def contrast(data) -> Contrast:
 
 
 def by_hand(data) -> tuple[float, float, float | None]:
-    """Return Σw(ȳ₁ − ȳ₀), Σw and V, from the raw events by the formulas of the statistic; V None if one bucket rules."""
+    """Return Σw(ȳ₁ − ȳ₀), Σw and V from raw events, by the statistic's formulas; V None if one bucket is an arm."""
     numerator = weight = 0.0
     influence: dict[int, dict[int, float]] = {CHAMPION: {}, CHALLENGER: {}}
     load: dict[int, dict[int, float]] = {CHAMPION: {}, CHALLENGER: {}}

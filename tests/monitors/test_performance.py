@@ -320,7 +320,7 @@ def test_an_uncertain_baseline_widens_the_interval():
 
 
 def test_the_interval_holds_the_true_drop_as_often_as_it_says_though_rows_of_a_pane_are_alike():
-    """Each pane has its own accuracy (0.8 ± 0.06): independent rows would claim an interval some four times too short."""
+    """Each pane has its own accuracy (0.8 ± 0.06): taken as independent, rows claim far too short an interval."""
     rng = np.random.default_rng(11)
     held = naive = 0
     runs, panes, rows = 600, 14, 400

@@ -17,7 +17,7 @@ variances = st.floats(1e-3, 1e6)
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_a_sum_passes_its_bound_at_any_of_two_thousand_looks_at_most_as_often_as_alpha(alpha: float):
-    """One-sided, so the same walks turned over are another sample; a fixed-time bound would be passed far more often."""
+    """The same walks turned over are another sample; a bound for one fixed time is passed far more often."""
     rng = np.random.default_rng(1)
     walks, looks = 1_500, 2_000
     sums = np.cumsum(rng.normal(size=(walks, looks)), axis=1)

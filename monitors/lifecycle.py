@@ -27,6 +27,8 @@ FINAL: frozenset[str] = frozenset({"rejected", "promoted", "rolled_back", "faile
 # How many answers are kept to be repeated; a sender sends again within minutes, not hundreds of commands later.
 KEPT_ANSWERS = 200
 CLOCK_ACTOR = "driftloop"
+# Leaves room above the largest epoch that can be forced: all that follow stay exact as doubles too.
+MAX_INTEGER = 2**52
 
 
 @dataclass(frozen=True)
@@ -340,9 +342,12 @@ def _set_champion(state: ModelState, wish: Wish, context: _Context) -> Changed:
 
 
 def _request(state: ModelState, wish: Wish, context: _Context) -> Changed:
+    request_id, version = manual_request_id(wish.command_id), state.deployment.champion or "_"
+    # Its answer may be forgotten; its id is not to be raised a second time, whoever has seen it takes it for done.
+    if state.request is not None and state.request.request_id == request_id:
+        raise _RepeatedError(f"the request was raised; it is {state.request.state}")
     if is_open(state):
         raise _RefusedError("a request is open; one at a time")
-    request_id, version = manual_request_id(wish.command_id), state.deployment.champion or "_"
     return _raised(state, request_id, "manual", version, context.now_ms, wish.actor, _text(wish, "reason", ""))
 
 
@@ -636,7 +641,7 @@ def _deployable(state: ModelState, wish: Wish, context: _Context, challenger: st
     if not known:
         raise _RefusedError(f"challenger: no reference profile of {challenger!r} is known; publish it first")
     steps = wish.payload.get("steps")
-    if steps is not None and [float(step) for step in steps] != [float(step) for step in context.plan.steps]:
+    if steps is not None and (not isinstance(steps, list | tuple) or list(steps) != list(context.plan.steps)):
         raise _RefusedError(f"steps: got {steps}, the model's configuration has {list(context.plan.steps)}")
 
 
@@ -666,6 +671,7 @@ def _text(wish: Wish, name: str, default: str | None = None) -> str:
 def _integer(wish: Wish, name: str) -> int:
     """Return a whole number of the payload."""
     value = wish.payload.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _RefusedError(f"payload.{name}: got {value!r}, wanted a whole number")
+    # Redis compares epochs as doubles, and msgpack holds no integer of more than 64 bits.
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_INTEGER:
+        raise _RefusedError(f"payload.{name}: got {value!r}, wanted a whole number within ±2**52")
     return value

@@ -36,6 +36,22 @@ def test_inner_cells_are_half_open_and_the_reference_maximum_is_inside():
     assert cells.tolist() == [0, 0, 1, 1, 3, 4, 2, 4, 3]
 
 
+def test_a_cell_stands_at_its_middle_or_its_value_and_a_category_nowhere():
+    ranges = Binning("x", "numeric", edges=(0.0, 1.0, 4.0)).positions
+    assert ranges is not None
+    assert ranges.tolist() == [0.5, 2.5]
+    values = Binning("x", "numeric", values=(0.0, 1.0, 5.0)).positions
+    assert values is not None
+    assert values.tolist() == [0.0, 1.0, 5.0]
+    assert Binning("c", "categorical", categories=("a", "b")).positions is None
+
+
+def test_the_middle_of_a_cell_as_wide_as_all_numbers_is_finite():
+    wide = Binning("x", "numeric", edges=(1e308, 1.7e308)).positions
+    assert wide is not None
+    assert wide.tolist() == pytest.approx([1.35e308])
+
+
 def test_a_discrete_number_without_a_cell_is_unseen_in_range_and_below_or_above_outside():
     binning = Binning("x", "numeric", values=(0.0, 1.0, 5.0))
     cells = binning.assign(np.array([0.0, 1.0, 5.0, 2.0, -1.0, 6.0, np.nan]))

@@ -65,6 +65,19 @@ def test_parts_of_another_building_do_not_make_it_whole():
     assert ReferenceProfile.from_parts(parts) is None
 
 
+def test_without_its_manifest_a_profile_is_absent():
+    parts = build().to_parts()
+    del parts["manifest"]
+    assert ReferenceProfile.from_parts(parts) is None
+
+
+def test_a_feature_part_of_an_older_form_names_what_is_missing():
+    document = build().features["x"].to_dict()
+    del document["design_effect"]
+    with pytest.raises(ValueError, match="feature profile: 'design_effect' is missing; build and publish"):
+        FeatureProfile.from_dict(document)
+
+
 def test_a_part_too_many_is_let_be():
     assert ReferenceProfile.from_parts(build().to_parts() | {"feature/old": b"?"}) is not None
 

@@ -140,6 +140,12 @@ def test_correlated_rows_keep_the_false_alarm_rate_at_their_effective_size():
     assert within(corrected / looks, 0.05, looks)
 
 
+def test_a_group_that_only_the_odd_last_pane_filled_says_nothing_about_blocks():
+    counts = np.tile([20, 0], (2 * significance.MIN_BLOCKS + 1, 1))
+    counts[-1] = [19, 1]
+    assert 1 <= significance.design_effect(counts) < 2
+
+
 @pytest.mark.parametrize("counts", [np.zeros((0, 5)), np.zeros((9, 5)), np.eye(1, 5), np.ones((9, 1))])
 def test_too_little_to_tell_is_a_design_effect_of_one(counts: np.ndarray):
     assert significance.design_effect(counts) == 1

@@ -160,7 +160,7 @@ def test_outcome_rows_merge_in_any_order_and_grouping(a, b, c):
     assert (merge_rows(a, np.zeros(0, OUTCOME_DTYPE)) == a).all()
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(exposure_rows, exposure_rows, exposure_rows)
 def test_exposure_rows_merge_in_any_order_and_grouping(a, b, c):
     assert (merge_rows(a, b) == merge_rows(b, a)).all()
@@ -282,7 +282,7 @@ def test_a_comparison_survives_its_state(panes: int):
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 2**32))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_every_pane_with_a_challenger_is_either_used_or_left_out(shares: list[int], seed: int):
     world, comparison, newest = World(seed), new_comparison(PLAN), -1
     for share in shares:
@@ -510,7 +510,7 @@ def test_a_challenger_that_is_worse_by_the_margin_is_rarely_passed_at_any_look()
     for seed in range(200):
         world, comparison = World(1_000 + seed, days=0.3), new_comparison(plan)
         called = set()
-        for _ in range(5):
+        for _ in range(4):
             comparison = world.add(plan, comparison, 10, worse=0.1)
             called.add(judged(plan, comparison).status)
         passed += "pass" in called

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -192,16 +191,17 @@ def test_a_command_is_a_documented_move_or_is_refused_with_the_present_state(nam
         assert (replace(changed, answers=()), moved) == (replace(state, answers=()), ())
 
 
-@pytest.mark.parametrize(("name", "command"), list(product(sorted(FINAL), COMMANDS)))
-def test_a_final_request_is_never_moved_again(name: str, command: str):
+@pytest.mark.parametrize("name", sorted(FINAL))
+def test_a_final_request_is_never_moved_again(name: str):
     """A new request may take its place; the old one stays as it ended."""
     state = STATES[name]
-    subject, payload = COMMANDS[command]
-    changed, _, moved = ask(state, command.split()[0], subject, command_id="new", verdict=verdict_for(state), **payload)
-    assert changed.request is not None
-    assert changed.request == state.request or changed.request.request_id == manual_request_id("new")
-    assert not any(move.subject_kind == "request" and move.subject == "r1" for move in moved)
     assert expire(state, now_ms=10**12, deadlines=DEADLINES) == (state, ())
+    for command, (subject, payload) in COMMANDS.items():
+        kind, verdict = command.split()[0], verdict_for(state)
+        changed, _, moved = ask(state, kind, subject, command_id="new", verdict=verdict, **payload)
+        assert changed.request is not None
+        assert changed.request == state.request or changed.request.request_id == manual_request_id("new")
+        assert not any(move.subject_kind == "request" and move.subject == "r1" for move in moved)
 
 
 @pytest.mark.parametrize(
@@ -530,18 +530,17 @@ def test_a_tick_only_lets_time_pass():
 
 
 @pytest.mark.parametrize("name", STATES)
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_same_command_id_gets_the_same_answer_and_moves_nothing(name: str, command: str):
+def test_the_same_command_id_gets_the_same_answer_and_moves_nothing(name: str):
     state = STATES[name]
-    subject, payload = COMMANDS[command]
-    kind, verdict = command.split()[0], verdict_for(state)
-    changed, first, _ = ask(state, kind, subject, command_id="same", verdict=verdict, **payload)
-    standing = first.detail if first.outcome == "repeated" else vars(first) | {"command_id": None}
-    for _ in range(2):
-        again, second, moved = ask(changed, kind, subject, command_id="same", verdict=verdict, **payload)
-        assert (again, moved) == (changed, ())
-        assert (second.outcome, second.reason) == ("repeated", first.reason)
-        assert second.detail == {key: standing[key] for key in ("outcome", "reason", "detail")}
+    for command, (subject, payload) in COMMANDS.items():
+        kind, verdict = command.split()[0], verdict_for(state)
+        changed, first, _ = ask(state, kind, subject, command_id="same", verdict=verdict, **payload)
+        standing = first.detail if first.outcome == "repeated" else vars(first)
+        for _ in range(2):
+            again, second, moved = ask(changed, kind, subject, command_id="same", verdict=verdict, **payload)
+            assert (again, moved) == (changed, ())
+            assert (second.outcome, second.reason) == ("repeated", first.reason)
+            assert second.detail == {key: standing[key] for key in ("outcome", "reason", "detail")}
 
 
 def test_answers_are_kept_for_the_newest_commands_only():
@@ -574,7 +573,7 @@ events = st.one_of(
     course,
     course,
     noise,
-    st.sampled_from(["raise r1", "raise r2", "wait", "fault", "publish"]),
+    st.sampled_from(["raise", "wait", "fault", "publish"]),
     # The right next command, so that sequences reach the far end.
     st.just("next"),
     st.just("next"),
@@ -602,10 +601,10 @@ def stepped(state: ModelState, event: Any, now_ms: int, number: int) -> tuple[Mo
     elif event == "publish":
         due = republish_due(state, now_ms=now_ms, deadlines=DEADLINES)
         return (published(state, now_ms) if due else state), ()
-    elif event.startswith("raise"):
-        return raise_request(state, request_id=event[6:], kind="drift", version="v1", now_ms=now_ms)
-    elif state.request is None or not is_open(state):
-        return raise_request(state, request_id=f"r{number}", kind="drift", version="v1", now_ms=now_ms)
+    elif event == "raise" or state.request is None or not is_open(state):
+        # The commands of COMMANDS are about r1; a pane raises its request once, so later ones have other ids.
+        request_id = "r1" if state.request is None else f"pane{number}"
+        return raise_request(state, request_id=request_id, kind="drift", version="v1", now_ms=now_ms)
     else:
         request_id, step = state.request.request_id, state.deployment.step
         kind = "promote" if step == PLAN.last_step else NEXT[state.request.state]
@@ -621,7 +620,7 @@ def stepped(state: ModelState, event: Any, now_ms: int, number: int) -> tuple[Mo
         changed, found, moved = answer(
             state, wish, now_ms=now_ms, plan=PLAN, verdict=verdict_for(state), has_reference=True, salt="s"
         )
-        assert found.outcome == "accepted" or not state.deployment.champion, found.reason
+        assert found.outcome == "accepted" or state.deployment.champion in ("", state.request.candidate)
         return changed, moved
     changed, found, moved = answer(
         state, wish, now_ms=now_ms, plan=PLAN, verdict=verdict_for(state), has_reference=True, salt="s"
@@ -634,7 +633,7 @@ def stepped(state: ModelState, event: Any, now_ms: int, number: int) -> tuple[Mo
 @given(st.lists(events, max_size=40), st.booleans())
 def test_no_sequence_of_events_breaks_the_lifecycle(sequence: list[Any], deployed: bool):
     state = fresh() if deployed else ModelState()
-    stages = {kind: {"": state.deployment.champion and ""} for kind in ("request", "rollout")}
+    stages: dict[str, dict[str, str]] = {"request": {}, "rollout": {}}
     for number, event in enumerate(sequence):
         before = state
         state, moved = stepped(state, event, number, number)

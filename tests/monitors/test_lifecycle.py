@@ -443,10 +443,11 @@ def test_a_forced_rollback_goes_on_from_the_epoch_redis_was_forced_to(name: str)
     assert accepted(changed, "set_champion", "m", version="v5").deployment.epoch == 1_000_001
 
 
-def test_a_forced_rollback_with_an_epoch_long_passed_still_rolls_back():
+@pytest.mark.parametrize("epoch", [-5, 0, 1])
+def test_a_forced_rollback_with_an_epoch_long_passed_still_rolls_back(epoch: int):
     state = STATES["canary 1"]
-    assert accepted(state, "force_rollback", "m", epoch=0).deployment.epoch == state.deployment.epoch + 1
-    assert ask(fresh(), "force_rollback", "m", epoch=0)[1].outcome == "repeated"
+    assert accepted(state, "force_rollback", "m", epoch=epoch).deployment.epoch == state.deployment.epoch + 1
+    assert ask(fresh(), "force_rollback", "m", epoch=epoch)[1].outcome == "repeated"
 
 
 def test_under_a_plan_with_fewer_steps_a_rollout_can_only_be_rolled_back():

@@ -108,7 +108,7 @@ class CanaryConfig(Section):
     control_percent: float = Field(2.0, ge=0, lt=50)
     margin: float = Field(0.03, gt=0)
     tolerance: float = Field(0.0, ge=0)
-    alpha: float = Field(0.05, gt=0, lt=1)
+    alpha: float = Field(0.05, gt=0, lt=0.5)
     min_outcomes: int = Field(100, ge=1)
     min_buckets: float = Field(20.0, ge=2)
     max_latency_ratio: float = Field(2.0, gt=1)
@@ -123,6 +123,12 @@ class CanaryConfig(Section):
             or not 0 < self.steps[0] <= self.steps[-1] <= 100
         ):
             raise ValueError(f"steps: got {self.steps}, wanted rising percentages between 0 and 100")
+        most = 100 - self.control_percent
+        if any(step >= most for step in self.steps[:-1]):
+            raise ValueError(
+                f"steps: got {self.steps}, wanted all but the last below {most:g}: the champion keeps "
+                f"control_percent = {self.control_percent:g} at the last"
+            )
         return self
 
 

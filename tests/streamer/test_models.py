@@ -55,6 +55,8 @@ def test_what_the_topic_carries_reads_back_the_same(document: dict[str, Any] | P
         ({"canary": {"steps": [10, 5]}}, r"steps: got \(10.0, 5.0\), wanted rising percentages"),
         ({"canary": {"steps": []}}, "wanted rising percentages"),
         ({"canary": {"steps": [50, 120]}}, "wanted rising percentages"),
+        ({"canary": {"steps": [50, 99, 100]}}, "wanted all but the last below 98"),
+        ({"canary": {"alpha": 0.5}}, r"canary\.alpha: got 0.5"),
         ({"labels": {"share": 0}}, r"labels\.share: got 0"),
         ({"policy": {"mode": "magic"}}, r"policy\.mode: got 'magic'"),
     ],

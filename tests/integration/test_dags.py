@@ -30,51 +30,82 @@ from streamer.settings import AirflowSettings, MlflowSettings, Settings
 from streamer.state import Keys
 from streamer.topic_reader import read_to_end
 from streamer.view import LiveView
+from tests.integration.play_dag import RESULT
 from tests.integration.running import running_worker
 from tests.integration.traffic import MODEL, PANE_MS, T0, Traffic, table
 
 pytestmark = [pytest.mark.integration, pytest.mark.airflow]
 
-PLAY = Path(__file__).with_name("play_dag.py")
+
+class Player:
+    """A process with Airflow in it, which takes ten seconds to start and is therefore shared."""
+
+    def __init__(self, settings: Settings, home: Path) -> None:
+        home.mkdir()
+        variables = {
+            # In its unit-test mode, which other tests set, Airflow makes a new key for each process.
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
+            **environment_of(settings),
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        self._log = (home / "player.log").open("w+", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.play_dag"],
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def play(self, dag_id: str, conf: dict[str, Any]) -> dict[str, Any]:
+        """Run a DAG to its end; return how its tasks ended, and all that was logged."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"dag_id": dag_id, "conf": conf}) + "\n")
+        self._process.stdin.flush()
+        said = ""
+        for line in self._process.stdout:
+            if line.startswith(RESULT):
+                result: dict[str, Any] = json.loads(line.removeprefix(RESULT))
+                assert "error" not in result, result["error"]
+                return {**result, "log": said + self._logged()}
+            said += line
+        raise AssertionError(f"the process ended: {said[-3000:]}{self._logged()[-6000:]}")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(60) == 0
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+
+    def _logged(self) -> str:
+        self._log.flush()
+        return Path(self._log.name).read_text(encoding="utf-8")
 
 
 class Scene:
     """A model that serves, its traffic, and what its DAGs need."""
 
-    def __init__(self, settings: Settings, model: ModelConfig, home: Path) -> None:
+    def __init__(self, settings: Settings, model: ModelConfig, player: Player) -> None:
         references.publish_models(settings, [model])
         self.settings = settings
         self.model = model
-        self.home = home
+        self.player = player
         self.registry = Registry(settings, model.name)
         self.traffic = Traffic(settings, model, rows=150)
         self.champion = ""
         self._redis = redis.Redis.from_url(settings.redis.url)
 
     def play(self, dag_id: str, conf: dict[str, Any]) -> dict[str, Any]:
-        """Run a DAG to its end in a process of its own."""
-        variables = {
-            # In its unit-test mode, which other tests set, Airflow makes a new key for each process.
-            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
-            **environment_of(self.settings),
-            "AIRFLOW_HOME": str(self.home),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
-            "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        done = subprocess.run(
-            [sys.executable, str(PLAY), dag_id, json.dumps(conf)],
-            env=variables,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-6_000:]
-        result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        result["log"] = done.stdout + done.stderr
-        return result
+        """Run a DAG to its end."""
+        return self.player.play(dag_id, conf)
 
     def view(self) -> ModelView:
         """Return the model's live view."""
@@ -145,14 +176,17 @@ def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield own
 
 
+@pytest.fixture(scope="module")
+def player(served: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
+    made = Player(served, tmp_path_factory.getbasetemp() / "airflow-home")
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def scene(
-    served: Settings, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Scene]:
-    home = tmp_path_factory.getbasetemp() / "airflow-home"
-    home.mkdir(exist_ok=True)
+def scene(served: Settings, player: Player, request: pytest.FixtureRequest) -> Iterator[Scene]:
     model = MODEL.model_copy(update={"name": f"toy-{request.node.name[5:40].replace('_', '-')}"})
-    made = Scene(served, model, home)
+    made = Scene(served, model, player)
     made.champion = bootstrap(model, table(3_000, start_ms=T0 - 100 * PANE_MS, seed=99), settings=served)
     set_champion(served, model, made.champion)
     try:

@@ -22,7 +22,8 @@ demo: setup
 	$(BIN)/driftloop demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder \
+		--cov --cov-report=term:skip-covered --durations=20 $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check --no-cache .

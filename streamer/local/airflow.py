@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -118,7 +119,7 @@ class Airflow:
             f"airflow {name}",
             [sys.executable, "-m", "airflow", name, *options.get(name, [])],
             log=self._site.log(f"airflow-{name}"),
-            env=self.variables(),
+            env=self._environment(),
         )
         self._running[name] = child
         return child
@@ -163,6 +164,11 @@ class Airflow:
         loopback = {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost"}
         return {**surroundings, **own, **connection, **macos, **loopback, "AIRFLOW_HOME": str(home)}
 
+    def _environment(self) -> dict[str, str | None]:
+        """Return `variables`, and None for those of another Airflow that this process may have been started for."""
+        others: dict[str, str | None] = {name: None for name in os.environ if name.startswith("AIRFLOW_")}
+        return {**others, **self.variables()}
+
     def _connection(self, surroundings: Mapping[str, str]) -> str:
         namespace = self._site.settings.namespace
         extra = {
@@ -183,7 +189,7 @@ class Airflow:
             [sys.executable, "-m", "airflow", "db", "migrate"],
             log=self._site.log("airflow-migrate"),
             within_s=_MIGRATION_S,
-            env=self.variables(),
+            env=self._environment(),
         )
 
     def _healthy(self) -> bool:

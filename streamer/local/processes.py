@@ -236,7 +236,7 @@ class Launcher:
         argv: Sequence[str],
         *,
         log: Path,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         stop_signal: int = signal.SIGTERM,
         user: str | None = None,
     ) -> Child:
@@ -247,7 +247,7 @@ class Launcher:
         name : what it is, for messages.
         argv : the command.
         log : appended to, standard error included.
-        env : what its environment has beyond this process's own.
+        env : what its environment has beyond this process's own; None takes a variable away.
         stop_signal : what asks it to end.
         user : run as this user (only root can).
 
@@ -257,13 +257,14 @@ class Launcher:
             When the guardian is gone or the stack is being stopped.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
+        merged = {**os.environ, **(env or {}), MARKER: self.marker}
         with log.open("ab") as output:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", _START_WHEN_TOLD, name, *argv],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {}), MARKER: self.marker},
+                env={variable: value for variable, value in merged.items() if value is not None},
                 user=user,
                 start_new_session=True,
             )
@@ -274,7 +275,13 @@ class Launcher:
         return child
 
     def run(
-        self, name: str, argv: Sequence[str], *, log: Path, within_s: float, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        within_s: float,
+        env: Mapping[str, str | None] | None = None,
     ) -> None:
         """Run a child to its end.
 

@@ -90,4 +90,4 @@ def test_a_model_of_ones_own_is_watched_by_the_commands_as_they_stand(
             break
         assert time.monotonic() < deadline, seen + status.stderr
         time.sleep(1)
-    assert re.search(r"^@score .* drift$", seen, re.MULTILINE), seen
+    assert re.search(r"^@score .* drift *$", seen, re.MULTILINE), seen

@@ -87,7 +87,11 @@ class Evaluate:
             else:
                 self._answer(shard, value)
         if batch.partition.topic == self._commands and batch.at_end:
-            shard.commands_read = True
+            if not shard.commands_read:
+                # The split is kept back until here: what was shown so far is shown again, with it.
+                shard.commands_read = True
+                for watched in shard.models.values():
+                    watched.shown = False
             self._author.expire(shard, min(shard.position.now_ms, batch.read_up_to_ms))
 
     def due(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from streamer.models import ModelConfig
-from streamer.transaction import StepFailed
+from streamer.transaction import Batch, StepFailed
 from tests.streamer.logs import (
     COMMANDS,
     PANE,
@@ -83,6 +83,20 @@ def test_a_command_for_an_unknown_model_is_refused(monkeypatch: Any) -> None:
     (answer,) = played(log, monkeypatch).values("ledger.v1")
     assert answer["outcome"] == "refused"
     assert answer["reason"] == "unknown model"
+
+
+def test_a_model_shown_before_all_commands_were_read_is_shown_again_with_its_split(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config()))
+    log.command("set_champion", "churn", version="1")
+    player = Player(log, monkeypatch)
+    _, at_ms, value = log.records[0]
+    player.evaluate.fold(Batch(COMMANDS, 0, 1, False, at_ms, [0], [at_ms], [None], [value]))
+    (shard,) = player.evaluate._shards.values()
+    # What `streamer.live` notes once it has written a model's documents.
+    shard.models["churn"].shown = True
+    player.evaluate.fold(Batch(COMMANDS, 1, 1, True, at_ms))
+    assert shard.commands_read
+    assert not shard.models["churn"].shown
 
 
 def test_a_request_nobody_accepts_is_published_again_and_expires(monkeypatch: Any) -> None:

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from streamer.kafka_clients import producer_config
 from streamer.settings import Settings
 from streamer.topic_reader import read_to_end
+from streamer.topics import MAX_MESSAGE_BYTES
 
 Mode = Literal["raw", "redacted"]
 Headers = list[tuple[str, bytes]]
@@ -68,7 +69,13 @@ def build(
     topic, partition, offset, row : where it stood; `row` is None for a message that is one event.
     reason, field : what was wrong (`streamer.decode.explain_invalid`).
     mode : "raw" keeps the bytes; "redacted" only says how many there were, and leaves the key out too.
+
+    Notes
+    -----
+    What came compressed may be larger than any message that can be sent: it is redacted, whatever the mode.
     """
+    if len(raw) + len(key or b"") > MAX_MESSAGE_BYTES:
+        mode = "redacted"
     headers = [
         ("source-topic", topic.encode()),
         ("source-partition", b"%d" % partition),

@@ -13,6 +13,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Kafka
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from streamer import telemetry
+from streamer.topics import MAX_DEAD_LETTER_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +136,7 @@ class TransactionalStep:
             {
                 "compression.type": "lz4",
                 "linger.ms": 5,
-                "message.max.bytes": 8_000_000,
+                "message.max.bytes": MAX_DEAD_LETTER_BYTES,
                 **producer_properties,
                 "transactional.id": replica,
                 "transaction.timeout.ms": 10_000,

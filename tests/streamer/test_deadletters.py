@@ -8,6 +8,7 @@ import pytest
 
 from streamer.deadletters import DeadLetterError, build, show
 from streamer.settings import Settings
+from streamer.topics import MAX_MESSAGE_BYTES
 
 LETTER: dict[str, Any] = {
     "raw": b'{"model": "m", "mail": "alice@example.org"',
@@ -42,6 +43,14 @@ def test_a_redacted_letter_keeps_nothing_of_what_came() -> None:
     assert value == b'{"redacted":true,"bytes":42}'
     assert dict(headers)["row"] == b"7"
     assert b"alice" not in value + b"".join(content for _, content in headers)
+
+
+def test_what_is_larger_than_any_message_can_be_is_redacted() -> None:
+    largest = b"x" * (MAX_MESSAGE_BYTES - len(LETTER["key"]))
+    assert build(**{**LETTER, "raw": largest})[1] == largest
+    key, value, headers = build(**{**LETTER, "raw": largest + b"x"})
+    assert (key, value) == (None, b'{"redacted":true,"bytes":%d}' % (len(largest) + 1))
+    assert dict(headers)["mode"] == b"redacted"
 
 
 def test_a_reason_that_utf8_cannot_carry_or_that_is_endless_still_makes_a_letter() -> None:

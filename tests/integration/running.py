@@ -41,7 +41,7 @@ def free_port() -> int:
 class WorkerProcess:
     """One worker; `kill` is kill -9."""
 
-    def __init__(self, settings: Settings, *, replica: str = "0", role: str = "all") -> None:
+    def __init__(self, settings: Settings, *, replica: str = "0", role: str = "all", commit_ms: int = 500) -> None:
         self.replica = replica
         self.port = free_port()
         directory = Path(tempfile.mkdtemp(prefix="driftloop-worker-"))
@@ -51,7 +51,7 @@ class WorkerProcess:
             "DRIFTLOOP_WORKER__REPLICA": replica,
             "DRIFTLOOP_WORKER__WEB_PORT": str(self.port),
             "DRIFTLOOP_WORKER__DATA_DIR": str(directory),
-            "DRIFTLOOP_WORKER__COMMIT_MS": "500",
+            "DRIFTLOOP_WORKER__COMMIT_MS": str(commit_ms),
         }
         self._command = [sys.executable, "-m", "streamer.cli", "worker", "--role", role]
         self._variables = variables

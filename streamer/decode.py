@@ -138,6 +138,15 @@ def explain_future(ts: int, record_ms: int, max_future_ms: int) -> tuple[str, st
     return f"got {ts}, {ts - record_ms} ms ahead of its record, wanted at most {limit} (worker.max_future_ms)", "ts"
 
 
+def known_field(field: str) -> str:
+    """Return the contract's field that a dead letter's field is, or is inside of; "" for any other name.
+
+    Names are the sender's, without end: a metric has room for the contract's own.
+    """
+    name = field.partition(".")[0]
+    return name if name in _WANTED else ""
+
+
 class _NotANumberError(Exception):
     pass
 

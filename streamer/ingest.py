@@ -12,7 +12,7 @@ import structlog
 
 from streamer import deadletters, telemetry
 from streamer.catalog import Catalog, Model
-from streamer.decode import decode, explain_future, explain_invalid
+from streamer.decode import decode, explain_future, explain_invalid, known_field
 from streamer.events import Label, ModelMark, Partial, SourceProgress
 from streamer.fold import Folder, Located
 from streamer.increments import Gathering, Slot
@@ -198,7 +198,7 @@ class Ingest:
             mode=self._settings.dead_letters.mode,
         )
         self._dead.append(Record(self._dead_topic, value, key=key, headers=headers))
-        telemetry.DEAD_LETTERS.labels(self._kinds[topic], field).inc()
+        telemetry.DEAD_LETTERS.labels(self._kinds[topic], known_field(field)).inc()
 
     def _mark(self, located: Located, by_model: dict[str, list[int]], batch: Batch) -> None:
         """Note each model's largest live event time, and the time of its last record."""

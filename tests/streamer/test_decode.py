@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.decode import MAX_EVENT_BYTES, Kind, decode, explain_future, explain_invalid
+from streamer.decode import MAX_EVENT_BYTES, Kind, decode, explain_future, explain_invalid, known_field
 from streamer.events import Label, Prediction, encode
 
 TS = 1_700_000_000_000
@@ -232,3 +232,8 @@ def test_a_time_too_far_ahead_of_its_record_is_explained() -> None:
     assert explained is not None
     assert explained[1] == "ts"
     assert explained[0].startswith(f"got {TS + 1001}, 1001 ms ahead of its record, wanted at most {TS + 1000}")
+
+
+def test_a_metric_s_field_is_one_of_the_contract() -> None:
+    assert [known_field(field) for field in ("", "ts", "features.a.b", "score.yes")] == ["", "ts", "features", "score"]
+    assert known_field(explain_invalid(b'{"anything": NaN}', "labels")[1]) == ""

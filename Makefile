@@ -6,7 +6,7 @@ UV_VERSION = 0.13.9
 BIN = .venv/bin
 ARGS ?=
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test chaos lint lock clean
 
 setup: .venv/stamp
 
@@ -24,6 +24,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder \
 		--cov --cov-report=term:skip-covered --durations=20 $(ARGS)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check --no-cache .

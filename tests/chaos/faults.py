@@ -21,7 +21,7 @@ LABELS: tuple[Kind, ...] = ("labels",)
 BOTH: tuple[Kind, ...] = ("predictions", "features")
 JOINED: tuple[Kind, ...] = ("predictions", "labels")
 
-_MODEL = "flight_delay"
+MODEL = "flight_delay"
 # A moment of the replay: if garbage were counted, it would show.
 _TS = 1_370_000_000_000
 # 2100: beyond every clock.
@@ -50,7 +50,7 @@ class Fault:
 
 def good(topic: Kind, number: int) -> Document:
     """Return an event that would count."""
-    event: Document = {"prediction_id": f"garbage-{number}", "model": _MODEL, "ts": _TS}
+    event: Document = {"prediction_id": f"garbage-{number}", "model": MODEL, "ts": _TS}
     if topic == "labels":
         return {**event, "label": True}
     event |= {"version": "1", "features": {"hour": 7, "carrier": "UA", "temp": 60.5}}

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import typer
 from confluent_kafka import KafkaError, Message, Producer
 
-from streamer.deadletters import Letter
+from streamer.cli.surroundings import require_kafka, stack_environment
+from streamer.deadletters import Letter, list_letters
 from streamer.kafka_clients import producer_config
-from streamer.settings import Settings
+from streamer.references import read_models
+from streamer.settings import Settings, load_settings
+from streamer.telemetry import configure_logging
 from streamer.topics import MAX_MESSAGE_BYTES
-from tests.chaos.faults import Fault, mixture
+from tests.chaos.faults import MODEL, Fault, mixture
 
 # Topic, partition, offset.
 Place = tuple[str, int, int]
+# More dead letters than there can be.
+MANY = 2**31 - 1
 _PARTITIONS = 4
 _LARGEST = 20_000_000
 _FLUSH_S = 60.0
+_STEPS = 100
+_BURIED_S = 60.0
 
 
 class Sent(NamedTuple):
@@ -134,3 +145,46 @@ def _amiss(sent: Sent, letter: Letter) -> str | None:
     if letter.value != sent.value:
         return f"value: got {letter.value[:60]!r}, wanted {sent.value[:60]!r}"
     return None
+
+
+def main(
+    directory: Annotated[Path, typer.Option(help="Where the running stack has its state.")] = Path(".driftloop"),
+    messages: Annotated[int, typer.Option(min=1, help="How many to mix in.")] = 10_000,
+    seconds: Annotated[float, typer.Option(min=0, help="Over how long.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Draws which, in what order, and where to.")] = 0,
+) -> None:
+    """Mix garbage into a running stack, as `driftloop demo` starts one; exit 1 unless all of it is buried rightly."""
+    configure_logging(level="WARNING")
+    os.environ.update(stack_environment(directory))
+    settings = load_settings()
+    require_kafka(settings)
+    _await_model(settings)
+    garbage = Garbage(settings, messages, seed)
+    for step in range(_STEPS):
+        garbage.send_up_to((step + 1) / _STEPS)
+        time.sleep(seconds / _STEPS)
+    garbage.flush()
+    typer.echo(f"{len(garbage.sent):,} malformed messages of {garbage.kinds} kinds sent")
+    deadline = time.monotonic() + _BURIED_S
+    while (found := hold_against(garbage.sent, list_letters(settings, MANY))).found < messages:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(1.0)
+    typer.echo(f"{found.found:,} are dead letters, once each, with the reason and the field they should have")
+    if found.faults:
+        typer.echo("\n".join(found.faults[:20]), err=True)
+        raise typer.Exit(1)
+
+
+def _await_model(settings: Settings) -> None:
+    """Wait until the model is published: before that, other things are wrong with some of the messages."""
+    deadline = time.monotonic() + _BURIED_S
+    while MODEL not in read_models(settings):
+        if time.monotonic() > deadline:
+            typer.echo(f"model: {MODEL} is not published; start `driftloop demo` first", err=True)
+            raise typer.Exit(3)
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -43,7 +43,7 @@ class Options:
 
     Attributes
     ----------
-    every_s : shortest and longest time from one kill or pause to the next.
+    every_s : shortest and longest time from one kill or pause, or the worker's being back at work, to the next.
     patience_s : how long the workers may take to count anything more once all is sent.
     """
 
@@ -53,7 +53,7 @@ class Options:
     garbage: int = 10_000
     seed: int = 0
     end_ms: int = at(12, 31, 23)
-    every_s: tuple[float, float] = (1.0, 9.0)
+    every_s: tuple[float, float] = (0.5, 7.0)
     patience_s: float = 120.0
 
 
@@ -63,8 +63,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     Attributes
     ----------
     ended : how often a worker ended by itself and was started again.
-    garbage_kinds : faults, the same one in another topic being another. garbage_found : dead letters that
-        are there once, with their reason, field, key and bytes.
+    garbage_kinds : whatever the topic. garbage_found : malformed messages that are dead letters once, with
+        their reason, field, key and bytes.
     drift_counts, performance_counts : how many of the worker's counts were compared with the recount.
     differences : how many of them differ. amiss : the first things that are not as they should be, in words.
     """
@@ -137,7 +137,7 @@ def _play(
         every_s=options.every_s,
     )
     flights = labels = 0
-    striking: threading.Timer | None = None
+    striking: threading.Thread | None = None
     servers = settings.kafka.bootstrap_servers
     with Client(
         servers,
@@ -170,8 +170,11 @@ def _play(
     return flights, labels
 
 
-def _aim(crew: Crew, blow: Blow, say: Callable[[str], object]) -> threading.Timer:
+def _aim(crew: Crew, blow: Blow, say: Callable[[str], object]) -> threading.Thread:
     def strike() -> None:
+        if blow.at_work:
+            crew.await_well(blow.worker)
+        time.sleep(blow.after_s)
         if blow.kind == "kill":
             crew.kill(blow.worker)
             say(f"killed worker {blow.worker}")
@@ -179,10 +182,9 @@ def _aim(crew: Crew, blow: Blow, say: Callable[[str], object]) -> threading.Time
             crew.pause(blow.worker, blow.seconds)
             say(f"stopped worker {blow.worker} for {blow.seconds:.1f} s")
 
-    timer = threading.Timer(blow.after_s, strike)
-    timer.daemon = True
-    timer.start()
-    return timer
+    thread = threading.Thread(target=strike, name="blow", daemon=True)
+    thread.start()
+    return thread
 
 
 def _settle(settings: Settings, model: str, patience_s: float) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 # A worker's session at Kafka lasts six seconds: after a pause its partitions are another's.
 _PAUSE_S = (7.0, 10.0)
+_AT_WORK_SHARE = 0.75
 
 
 class Blow(NamedTuple):
@@ -14,13 +15,16 @@ class Blow(NamedTuple):
 
     Attributes
     ----------
-    slot : before which slot of the replay its turn comes. after_s : how long after that it strikes.
+    slot : before which slot of the replay its turn comes.
+    at_work : whether it waits until the worker is well; else it may strike one that is still starting.
+    after_s : how long after that it strikes.
     seconds : how long a pause lasts; 0 for a kill.
     """
 
     slot: int
     kind: Literal["kill", "pause"]
     worker: int
+    at_work: bool
     after_s: float
     seconds: float = 0.0
 
@@ -32,7 +36,7 @@ def blows(
 
     Parameters
     ----------
-    every_s : shortest and longest time from one to the next.
+    every_s : shortest and longest wait before one strikes.
     """
     kinds: list[Literal["kill", "pause"]] = [*["kill"] * kills, *["pause"] * pauses]  # type: ignore[list-item]
     random.shuffle(kinds)
@@ -42,6 +46,7 @@ def blows(
             slot,
             kind,
             random.randrange(workers),
+            random.random() < _AT_WORK_SHARE,
             random.uniform(*every_s),
             random.uniform(*_PAUSE_S) if kind == "pause" else 0.0,
         )

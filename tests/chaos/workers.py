@@ -6,13 +6,16 @@ import contextlib
 import signal
 import subprocess
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
+from streamer.local.web import answers
 from streamer.settings import Settings
 from tests.integration.running import WorkerProcess
 
 _LOOK_S = 0.1
+_WELL_S = 15.0
 
 
 class Crew:
@@ -46,6 +49,13 @@ class Crew:
         self._supervisor.join()
         for worker in self._workers:
             worker.kill()
+
+    def await_well(self, ordinal: int) -> None:
+        """Wait until a worker says that it is well; not for ever, since it may be paused."""
+        url = f"http://127.0.0.1:{self._workers[ordinal].port}/health"
+        deadline = time.monotonic() + _WELL_S
+        while not answers(url) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
 
     def kill(self, ordinal: int) -> None:
         """Kill -9, and start again at once."""

@@ -11,7 +11,7 @@ from random import Random
 from typing import Annotated, NamedTuple
 
 import typer
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamer.cli.surroundings import require_kafka, stack_environment
 from streamer.deadletters import Letter, list_letters
@@ -157,7 +157,11 @@ def main(
     configure_logging(level="WARNING")
     os.environ.update(stack_environment(directory))
     settings = load_settings()
-    require_kafka(settings)
+    try:
+        require_kafka(settings)
+    except KafkaException as error:
+        typer.echo(f"no stack runs in {directory}: {error.args[0].str()}; start `driftloop demo` first", err=True)
+        raise typer.Exit(3) from error
     _await_model(settings)
     garbage = Garbage(settings, messages, seed)
     for step in range(_STEPS):

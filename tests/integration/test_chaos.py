@@ -19,7 +19,7 @@ def test_a_month_of_flights_is_counted_once_and_all_garbage_is_buried_while_work
     settings: Settings, tmp_path: Path
 ) -> None:
     often = settings.worker.model_copy(update={"commit_ms": 500})
-    options = Options(workers=2, kills=3, pauses=0, garbage=400, end_ms=at(4, 1), every_s=(0.5, 4.0), patience_s=60)
+    options = Options(workers=2, kills=3, pauses=0, garbage=400, end_ms=at(4, 1), every_s=(0.3, 2.5), patience_s=60)
     outcome = run(settings.model_copy(update={"worker": often}), options, cache=tmp_path)
     assert outcome.amiss == []
     assert outcome.equal

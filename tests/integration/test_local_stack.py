@@ -18,7 +18,7 @@ import redis
 from confluent_kafka import Consumer, Producer
 
 from streamer import topics
-from streamer.local.processes import StackError, identify, marked
+from streamer.local.processes import Launcher, StackError, identify, marked
 from streamer.local.record import Record, running_stack
 from streamer.local.stack import Stack, environment_of
 from streamer.settings import KafkaSettings, RedisSettings, Settings
@@ -83,6 +83,22 @@ def test_a_grandchild_in_a_session_of_its_own_ends_too(tmp_path: Path) -> None:
         stack._launcher.run("parent", [sys.executable, "-c", detached], log=tmp_path / "log", within_s=20)
         assert marked(str(tmp_path))
     assert not marked(str(tmp_path))
+
+
+def test_a_child_inherits_all_but_what_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__UNIT_TEST_MODE", "True")
+    monkeypatch.setenv("SPARED", "yes")
+    launcher = Launcher(str(tmp_path), tmp_path / "guardian.log")
+    launcher.open()
+    try:
+        env = {"AIRFLOW__CORE__UNIT_TEST_MODE": None, "OWN": "1"}
+        launcher.run("env", ["/usr/bin/env"], log=tmp_path / "env.log", within_s=30, env=env)
+    finally:
+        launcher.close()
+    lines = (tmp_path / "env.log").read_text().splitlines()
+    assert "SPARED=yes" in lines
+    assert "OWN=1" in lines
+    assert not [line for line in lines if line.startswith("AIRFLOW_")]
 
 
 def test_a_killed_run_is_cleared_away_and_resumed_with_its_data_and_addresses(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ chaos: setup
 lint: setup
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --no-cache --check .
-	$(BIN)/mypy monitors streamer
+	$(BIN)/mypy monitors streamer benchmarks
 	$(BIN)/lint-imports
 
 lock: setup

@@ -1,0 +1,1 @@
+"""What driftloop costs, measured against real servers: one subject a module, one command for all."""

@@ -42,7 +42,10 @@ def describe(config: ModelConfig) -> Model:
 
 
 class Catalog:
-    """Models by name and reference profiles by (model, version); written by the control tables' thread."""
+    """Models by name and reference profiles by (model, version); written by the control tables' thread.
+
+    `revision` rises with every change of a model.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
@@ -50,6 +53,7 @@ class Catalog:
         self._models: dict[str, Model] = {}
         self._parts: dict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
         self._profiles: dict[tuple[str, str], ReferenceProfile] = {}
+        self.revision = 0
 
     def model(self, name: str) -> Model | None:
         """Return a model, or None when it is not configured."""
@@ -79,6 +83,7 @@ class Catalog:
             with self._lock:
                 self._models.pop(name, None)
                 self._deleted.add(name)
+                self.revision += 1
             return
         try:
             config = parse_model(_object(value), f"models.v1 key {name}")
@@ -88,6 +93,7 @@ class Catalog:
         with self._lock:
             self._models[name] = describe(config)
             self._deleted.discard(name)
+            self.revision += 1
             self._lock.notify_all()
         log.info("model_known", model=name, model_epoch=config.model_epoch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from monitors.binning import Binning
 from monitors.performance import canonical
 from monitors.profile import ReferenceProfile
-from streamer.events import FeatureLog, Prediction
+
+_TEXTS = frozenset({str, type(None)})
 
 IntArray = NDArray[np.int64]
 
@@ -21,16 +23,13 @@ SCORE = "@score"
 PREDICTION = "@prediction"
 
 
-def feature_column(rows: Sequence[Prediction | FeatureLog], name: str) -> list[Any]:
-    """Return one feature of every row, None where it is absent."""
-    return [row.features.get(name) for row in rows]
-
-
-def score_column(rows: Sequence[Prediction], positive: str | None) -> list[Any]:
+def score_column(rows: Sequence[Any], positive: str | None) -> list[Any]:
     """Return the number a model's output is watched by: P(positive), or the prediction itself."""
+    scores: list[Any] = [row.score for row in rows]
+    if set(map(type, scores)) <= {float}:
+        return scores
     values: list[Any] = []
-    for row in rows:
-        score = row.score
+    for row, score in zip(rows, scores, strict=True):
         if isinstance(score, dict):
             values.append(score.get(positive or ""))
         else:
@@ -42,8 +41,15 @@ def assign_cells(binning: Binning, values: Sequence[Any]) -> NDArray[np.int32]:
     """Return the cell each value falls into; a value of another kind than the feature's is unseen."""
     if binning.kind == "categorical":
         texts = np.empty(len(values), dtype=object)
-        texts[:] = [value if value is None or type(value) is str else canonical(value) for value in values]
+        if not set(map(type, values)) <= _TEXTS:
+            values = [value if value is None or type(value) is str else canonical(value) for value in values]
+        texts[:] = values
         return binning.assign(texts)
+    try:
+        return binning.assign(np.frombuffer(struct.pack(f"{len(values)}d", *values)))
+    except (struct.error, OverflowError):
+        # A value is no number, or none that a float can hold.
+        pass
     # numpy would read a number out of a text where the whole column allows it: the cell of an event
     # must not depend on the events it is read with.
     if str in set(map(type, values)):

@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn, overload
 
 import msgspec
 
-from streamer.events import EARLIEST_MS, LATEST_MS, FeatureLog, Label, Prediction
+from streamer.events import EARLIEST_MS, LATEST_MS, NAME_PATTERN, FeatureLog, Label, Prediction
 
 Kind = Literal["predictions", "features", "labels"]
 Event = Prediction | FeatureLog | Label
@@ -18,9 +18,38 @@ Event = Prediction | FeatureLog | Label
 MAX_EVENT_BYTES = 1_000_000
 _MAX_INT = 2**63
 
-_predictions = msgspec.json.Decoder(Prediction).decode
-_features = msgspec.json.Decoder(FeatureLog).decode
-_labels = msgspec.json.Decoder(Label).decode
+
+class UncheckedPrediction(Prediction, kw_only=True, omit_defaults=True):
+    """A prediction whose names are still to be checked."""
+
+    model: str
+    version: str = "_"
+
+
+class UncheckedFeatureLog(FeatureLog, kw_only=True, omit_defaults=True):
+    """A feature log whose names are still to be checked."""
+
+    model: str
+    version: str = "_"
+
+
+class UncheckedLabel(Label, kw_only=True, omit_defaults=True, gc=False):
+    """A label whose names are still to be checked."""
+
+    model: str
+    version: str | None = None
+
+
+_TYPES: dict[str, type[Event]] = {"predictions": Prediction, "features": FeatureLog, "labels": Label}
+_decoders: dict[str, Callable[[bytes], Event]] = {
+    kind: msgspec.json.Decoder(wanted).decode for kind, wanted in _TYPES.items()
+}
+_unchecked: dict[str, Callable[[bytes], Event]] = {
+    "predictions": msgspec.json.Decoder(UncheckedPrediction).decode,
+    "features": msgspec.json.Decoder(UncheckedFeatureLog).decode,
+    "labels": msgspec.json.Decoder(UncheckedLabel).decode,
+}
+_is_name = re.compile(NAME_PATTERN).match
 
 _NAME = "a name of 1 to 100 of a-z, 0-9, '.', '_' and '-'"
 _EPOCH_MS = f"a whole number of epoch milliseconds from {EARLIEST_MS} (1973) to {LATEST_MS} (2200)"
@@ -77,19 +106,36 @@ def decode(value: bytes, kind: Kind) -> Event:
     """
     if len(value) > MAX_EVENT_BYTES:
         raise msgspec.ValidationError("too large")
-    if kind == "predictions":
-        prediction = _predictions(value)
-        if prediction.prediction is None and prediction.error is None:
-            raise msgspec.ValidationError("neither prediction nor error")
-        return prediction
-    if kind == "features":
-        return _features(value)
-    label = _labels(value)
-    if label.label is None and not label.deleted:
-        raise msgspec.ValidationError("neither label nor deleted")
-    if not -_MAX_INT <= label.revision < _MAX_INT:
-        raise msgspec.ValidationError("revision beyond 64 bits")
-    return label
+    event: Event
+    try:
+        event = _decoders[kind](value)
+    except msgspec.ValidationError:
+        # Of a key that stands twice the last counts, whatever the first would have been.
+        settled = _settled(value, kind)
+        if settled is None:
+            raise
+        event = settled
+    if isinstance(event, Prediction) and event.prediction is None and event.error is None:
+        raise msgspec.ValidationError("neither prediction nor error")
+    if isinstance(event, Label):
+        if event.label is None and not event.deleted:
+            raise msgspec.ValidationError("neither label nor deleted")
+        if not -_MAX_INT <= event.revision < _MAX_INT:
+            raise msgspec.ValidationError("revision beyond 64 bits")
+    return event
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text may name a model or a version."""
+    return _is_name(text) is not None
+
+
+def _settled(value: bytes, kind: Kind) -> Event | None:
+    """Return a message's event with the last of every key; None where that is no event either."""
+    try:
+        return msgspec.convert(msgspec.structs.asdict(_unchecked[kind](value)), _TYPES[kind])
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
 
 
 def explain_invalid(raw: bytes, kind: Kind) -> tuple[str, str]:

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from monitors.canary import fold_exposures, fold_outcomes
 from monitors.slices import group
 from streamer.catalog import Model
-from streamer.columns import PREDICTION, SCORE, count_features, feature_column, score_column
-from streamer.events import FeatureLog, Origin, Prediction
+from streamer.columns import PREDICTION, SCORE, count_features, score_column
+from streamer.events import Origin
 from streamer.increments import Gathering, Slot
 from streamer.labels import Contribution
+from streamer.rows import Rows
 
 IntArray = NDArray[np.int64]
-Source = tuple[str, str, int]
 UNVERSIONED = "_"
+# Panes of one read lie close together; farther apart, they are looked up by sorting.
+_CLOSE = 100_000
 
 
 def is_sampled(prediction_id: str, share: float) -> bool:
@@ -30,15 +32,6 @@ def is_sampled(prediction_id: str, share: float) -> bool:
         return True
     digest = blake2b(prediction_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
-
-
-class Located(NamedTuple):
-    """Events of one partition that have passed every check, each with its offset."""
-
-    source: Source
-    events: list[Any]
-    offsets: list[int]
-    record_times_ms: list[int]
 
 
 class Panes(NamedTuple):
@@ -50,8 +43,17 @@ class Panes(NamedTuple):
     @classmethod
     def of(cls, times_ms: IntArray, pane_ms: int) -> Panes:
         """Find the panes of these event times."""
-        starts, index = np.unique(times_ms - times_ms % pane_ms, return_inverse=True)
-        return cls(starts, index.astype(np.int64))
+        numbers = times_ms // pane_ms
+        first = int(numbers.min())
+        numbers -= first
+        span = int(numbers.max()) + 1
+        if span > _CLOSE:
+            present, index = np.unique(numbers, return_inverse=True)
+            return cls((present + first) * pane_ms, index.astype(np.int64))
+        (present,) = np.nonzero(np.bincount(numbers))
+        index = np.zeros(span, dtype=np.int64)
+        index[present] = np.arange(len(present))
+        return cls((present + first) * pane_ms, index[numbers])
 
 
 @dataclass(frozen=True)
@@ -61,43 +63,49 @@ class Folder:
     gather: Callable[[Slot], Gathering]
     reference: Callable[[str, str], Any]
 
-    def predictions(self, model: Model, located: Located, rows: Sequence[int]) -> None:
-        """Count the predictions at `rows`, all of this model, by version and origin."""
-        for (version, origin), chosen in _by(located.events, rows, _version_and_origin).items():
-            events: list[Prediction] = [located.events[row] for row in chosen]
-            columns: dict[str, Sequence[Any]] = {
-                name: feature_column(events, name)
-                for name, feature in model.config.features.items()
-                if feature.source == "predictions"
-            }
-            if model.config.task == "multiclass":
-                columns[PREDICTION] = [event.prediction for event in events]
-            else:
-                columns[SCORE] = score_column(events, model.schema.positive)
-            panes, gathered = self._count(model, version, origin, "predictions", located, chosen, events, columns)
-            failed = np.array([event.error is not None for event in events])
-            share = model.config.labels.share
-            sampled = np.array([event.error is None and is_sampled(event.prediction_id, share) for event in events])
-            for pane, gathering in enumerate(gathered):
-                here = panes.of_row == pane
-                gathering.errors += int(failed[here].sum())
-                gathering.sampled += int(sampled[here].sum())
-            self._exposures(events, failed, panes, gathered)
+    def predictions(self, rows: Rows) -> None:
+        """Count predictions by version and origin."""
+        versions, origins = [event.version for event in rows.events], [event.origin for event in rows.events]
+        if len(set(versions)) <= 1 and len(set(origins)) <= 1:
+            groups = [((versions[0], origins[0]), rows)] if versions else []
+        else:
+            found = _by_index(range(len(rows)), list(zip(versions, origins, strict=True)).__getitem__)
+            groups = [(key, rows.take(chosen)) for key, chosen in found]
+        for (version, origin), alike in groups:
+            self._predictions(version, origin, alike)
 
-    def features(self, model: Model, located: Located, rows: Sequence[int]) -> None:
-        """Count the feature logs at `rows`, all of this model, by version."""
-        for version, chosen in _by(located.events, rows, lambda event: event.version).items():
-            events: list[FeatureLog] = [located.events[row] for row in chosen]
-            columns = {
-                name: feature_column(events, name)
-                for name, feature in model.config.features.items()
-                if feature.source == "features"
-            }
-            self._count(model, version, "live", "features", located, chosen, events, columns)
+    def _predictions(self, version: str, origin: Origin, rows: Rows) -> None:
+        model, events = rows.model, rows.events
+        columns = self._columns(rows, "predictions")
+        if model.config.task == "multiclass":
+            columns[PREDICTION] = [event.prediction for event in events]
+        else:
+            columns[SCORE] = score_column(events, model.schema.positive)
+        panes, gathered = self._count(version, origin, "predictions", rows, columns)
+        errors = [event.error for event in events]
+        failed = np.zeros(len(events), dtype=np.bool_)
+        if errors.count(None) < len(errors):
+            failed = np.array([error is not None for error in errors])
+        sampled = ~failed
+        share = model.config.labels.share
+        if share < 1.0:
+            sampled &= np.array([is_sampled(event.prediction_id, share) for event in events])
+        n_failed = np.bincount(panes.of_row[failed], minlength=len(gathered)).tolist()
+        n_sampled = np.bincount(panes.of_row[sampled], minlength=len(gathered)).tolist()
+        for pane, gathering in enumerate(gathered):
+            gathering.errors += n_failed[pane]
+            gathering.sampled += n_sampled[pane]
+        self._exposures(events, failed, panes, gathered)
 
-    def label_positions(self, model: Model, located: Located, rows: Sequence[int]) -> None:
+    def features(self, rows: Rows) -> None:
+        """Count feature logs by version."""
+        for version, chosen in _by_index(range(len(rows)), lambda at: rows.events[at].version):
+            alike = rows.take(chosen)
+            self._count(version, "live", "features", alike, self._columns(alike, "features"))
+
+    def label_positions(self, rows: Rows) -> None:
         """Remember which offsets hold labels of which event time: a training window is read back by them."""
-        self._count(model, UNVERSIONED, "live", "labels", located, rows, [located.events[row] for row in rows], {})
+        self._count(UNVERSIONED, "live", "labels", rows, {})
 
     def contributions(self, model: Model, contributions: Iterable[Contribution]) -> None:
         """Add what labels change in the performance of the predictions they belong to; counts are signed."""
@@ -138,39 +146,42 @@ class Folder:
             signs = np.array([row.sign for row in picked], dtype=np.int64)
             gathered[pane].add_rows("outcomes", rollout_id, fold_outcomes(buckets, outcomes, signs))
 
-    def _exposures(
-        self, events: list[Prediction], failed: NDArray[np.bool_], panes: Panes, gathered: list[Gathering]
-    ) -> None:
+    def _exposures(self, events: list[Any], failed: NDArray[np.bool_], panes: Panes, gathered: list[Gathering]) -> None:
+        rollouts = [event.rollout_id for event in events]
+        if rollouts.count(None) == len(rollouts):
+            return
         routed = [at for at, event in enumerate(events) if event.rollout_id is not None and event.bucket is not None]
-        for (rollout_id, pane), chosen in _by_index(routed, lambda at: (events[at].rollout_id, int(panes.of_row[at]))):
+        for (rollout_id, pane), chosen in _by_index(routed, lambda at: (rollouts[at], int(panes.of_row[at]))):
             buckets = np.array([events[at].bucket for at in chosen], dtype=np.int64)
             latencies = np.array([events[at].latency_ms for at in chosen], dtype=np.float64)
             gathered[pane].add_rows("exposures", rollout_id, fold_exposures(buckets, failed[chosen], latencies))
 
+    @staticmethod
+    def _columns(rows: Rows, source: str) -> dict[str, Sequence[Any]]:
+        """Return the features that are watched in this source, as columns."""
+        if rows.layout is None:
+            return {}
+        features = rows.model.config.features.items()
+        return {**rows.layout.columns(rows.events, [name for name, feature in features if feature.source == source])}
+
     def _count(
-        self,
-        model: Model,
-        version: str,
-        origin: Origin,
-        source: str,
-        located: Located,
-        chosen: Sequence[int],
-        events: Sequence[Any],
-        columns: Mapping[str, Sequence[Any]],
+        self, version: str, origin: Origin, source: str, rows: Rows, columns: Mapping[str, Sequence[Any]]
     ) -> tuple[Panes, list[Gathering]]:
-        """Count a group's columns by pane, with its events and where in the log they stand."""
+        """Count columns by pane, with their events and where in the log they stand."""
+        model = rows.model
         profile = self.reference(model.name, version)
-        panes = Panes.of(np.array([event.ts for event in events], dtype=np.int64), model.config.time.pane)
+        panes = Panes.of(np.array([event.ts for event in rows.events], dtype=np.int64), int(model.config.time.pane))
         fingerprint = "" if profile is None else profile.fingerprint
         gathered = [self._slot(model, version, origin, source, int(start), fingerprint) for start in panes.starts]
         counts = {} if profile is None else count_features(profile, columns, panes.of_row, len(gathered))
-        offsets = np.array([located.offsets[row] for row in chosen], dtype=np.int64)
+        events = np.bincount(panes.of_row, minlength=len(gathered)).tolist()
         for pane, gathering in enumerate(gathered):
-            here = panes.of_row == pane
-            gathering.events += int(here.sum())
-            gathering.add_offsets(located.source, int(offsets[here].min()), int(offsets[here].max()))
+            gathering.events += events[pane]
             for name, by_pane in counts.items():
                 gathering.add_cells(name, by_pane[pane])
+        for index, place in enumerate(rows.sources):
+            for pane, (first, last) in _ranges(rows, index, panes).items():
+                gathered[pane].add_offsets(place, first, last)
         return panes, gathered
 
     def _slot(
@@ -180,15 +191,20 @@ class Folder:
         return self.gather(Slot(model.name, model.epoch, version, origin, source, start_ms, pane_ms, fingerprint))
 
 
+def _ranges(rows: Rows, source: int, panes: Panes) -> dict[int, tuple[int, int]]:
+    """Return the first and last offset of one partition in each pane it has rows in."""
+    here = slice(None) if len(rows.sources) == 1 else rows.source == source
+    of_row, offsets = panes.of_row[here], rows.offsets[here]
+    # Offsets rise, and of several values for one place the last one stays.
+    first = np.full(len(panes.starts), -1, dtype=np.int64)
+    last = first.copy()
+    last[of_row] = offsets
+    first[of_row[::-1]] = offsets[::-1]
+    return {pane: (int(first[pane]), int(last[pane])) for pane in np.flatnonzero(last >= 0).tolist()}
+
+
 def _version_and_origin(row: Any) -> tuple[str, Origin]:
     return row.version, row.origin
-
-
-def _by(events: Sequence[Any], rows: Iterable[int], key: Callable[[Any], Any]) -> dict[Any, list[int]]:
-    grouped: dict[Any, list[int]] = defaultdict(list)
-    for row in rows:
-        grouped[key(events[row])].append(row)
-    return grouped
 
 
 def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import structlog
 
 from streamer import deadletters, telemetry
+from streamer.bulk_decode import BulkDecoder
 from streamer.catalog import Catalog, Model
-from streamer.decode import decode, explain_future, explain_invalid, known_field
-from streamer.events import Label, ModelMark, Partial, SourceProgress
-from streamer.fold import Folder, Located
+from streamer.decode import Kind, known_field
+from streamer.events import ModelMark, Partial, SourceProgress
+from streamer.fold import Folder
 from streamer.increments import Gathering, Slot
-from streamer.labelling import context_contributions, label_entry, prediction_entry, unusable
+from streamer.join_bulk import Given
+from streamer.labelling import context_contributions, given_labels, given_predictions, joinable
 from streamer.labels import JoinStore
+from streamer.layouts import Layout
 from streamer.partitioning import partition_of
+from streamer.rows import Located, Rows
 from streamer.settings import Settings
 from streamer.transaction import Batch, Partition, Record, Standing, resume
 
 log = structlog.get_logger(__name__)
 
-RAW = ("predictions", "features", "labels")
+RAW: tuple[Kind, ...] = ("predictions", "features", "labels")
+# A model, how its events lie, and what was read of it, read by read.
+Held = tuple[Model, Layout | None, list[Located]]
+
 _PACK = msgspec.msgpack.Encoder()
 
 
@@ -50,6 +58,8 @@ class Ingest:
         self._counts = dict(partition_counts)
         self._partials = settings.topic("partials")
         self._dead_topic = settings.topic("dead-letters")
+        self._predictions = settings.topic("predictions")
+        self._decoder = BulkDecoder(catalog)
         self._folder = Folder(self._gather, catalog.reference)
         self._flushed_at = time.monotonic()
         self._progress: dict[Partition, int] = {}
@@ -70,27 +80,29 @@ class Ingest:
         return dict(self._progress)
 
     def fold(self, batch: Batch) -> None:
-        """Check, join and fold one batch of one raw topic's partition."""
+        """Check one batch of one raw topic's partition; what is sound is counted with the whole flush."""
         self._read_up_to[batch.partition] = batch.read_up_to_ms
         if not batch.values:
             return
         kind = self._kinds[batch.partition.topic]
-        located = self._accept(kind, batch)
         self._rows += len(batch.values)
         telemetry.EVENTS.labels(kind).inc(len(batch.values))
-        by_model: dict[str, list[int]] = defaultdict(list)
-        for row, event in enumerate(located.events):
-            by_model[event.model].append(row)
-        models = {name: self._known(name) for name in by_model}
-        if kind == "predictions":
-            self._fold_predictions(located, by_model, models)
-            self._mark(located, by_model, batch)
-        elif kind == "features":
-            for name, rows in by_model.items():
-                self._folder.features(models[name], located, rows)
-            self._mark(located, by_model, batch)
-        else:
-            self._fold_labels(located, by_model, models)
+        groups, faults = self._decoder.decode(
+            kind, batch.values, batch.record_times_ms, self._settings.worker.max_future_ms
+        )
+        topic, number = batch.partition
+        for model, layout, rows, events in groups:
+            whole = len(rows) == len(batch.values)
+            located = Located(
+                (topic, self._topic_ids[topic], number),
+                events,
+                batch.offsets if whole else [batch.offsets[row] for row in rows],
+                batch.record_times_ms if whole else [batch.record_times_ms[row] for row in rows],
+            )
+            held = self._held[kind].setdefault((id(model), id(layout)), (model, layout, []))
+            held[2].append(located)
+        for row, (reason, field) in faults.items():
+            self._bury(batch, row, reason, field)
 
     def due(self) -> bool:
         """Flush every `flush_ms`, or at `flush_rows`."""
@@ -99,11 +111,13 @@ class Ingest:
         return self._rows >= worker.flush_rows or waited_ms >= worker.flush_ms
 
     def prepare(self) -> None:
-        """Make the label joins durable: what the store forgot could not be joined again."""
+        """Count what was gathered, and make its joins durable: what the store forgot could not be joined again."""
+        self._count()
         self._store.barrier()
 
     def results(self, positions: dict[Partition, int]) -> Iterable[Record]:
         """One message for every evaluate partition, with or without increments, and the dead letters."""
+        self._count()
         partitions = self._settings.internal_partitions
         by_partition: dict[int, list[tuple[Slot, Gathering]]] = defaultdict(list)
         for slot, gathering in self._slots.items():
@@ -140,6 +154,7 @@ class Ingest:
         """Ingest has nothing to do between reads."""
 
     def _clear(self) -> None:
+        self._held: dict[str, dict[tuple[int, int], Held]] = {kind: {} for kind in RAW}
         self._slots: dict[Slot, Gathering] = {}
         self._marks: dict[tuple[str, str, int], ModelMark] = {}
         self._tallies: dict[str, dict[str, int]] = {}
@@ -152,37 +167,19 @@ class Ingest:
             found = self._slots[slot] = Gathering()
         return found
 
-    def _known(self, name: str) -> Model:
-        model = self._catalog.model(name)
-        if model is None:
-            raise RuntimeError(f"model {name} left the catalog inside a batch")
-        return model
+    def _count(self) -> None:
+        """Join and fold what was gathered since the last flush: the more at once, the cheaper.
 
-    def _accept(self, kind: Any, batch: Batch) -> Located:
-        """Decode a batch; what cannot be used becomes a dead letter that says why."""
-        topic, number = batch.partition
-        located = Located((topic, self._topic_ids[topic], number), [], [], [])
-        for row, value in enumerate(batch.values):
-            try:
-                event = decode(value, kind)
-            except (msgspec.DecodeError, ValueError, RecursionError):
-                self._bury(batch, row, *explain_invalid(value, kind))
-                continue
-            record_ms = batch.record_times_ms[row]
-            fault = self._refusal(event) or explain_future(event.ts, record_ms, self._settings.worker.max_future_ms)
-            if fault is not None:
-                self._bury(batch, row, *fault)
-                continue
-            located.events.append(event)
-            located.offsets.append(batch.offsets[row])
-            located.record_times_ms.append(record_ms)
-        return located
-
-    def _refusal(self, event: Any) -> tuple[str, str] | None:
-        model = self._catalog.model(event.model)
-        if model is None:
-            return f"model: got {event.model!r}, which is not configured; driftloop models apply its file", "model"
-        return unusable(model, event)
+        Predictions come before the labels that may be theirs; of one partition, all stay in log order.
+        """
+        held = {kind: [Rows.of(*each) for each in self._held[kind].values()] for kind in RAW}
+        for groups in self._held.values():
+            groups.clear()
+        self._count_predictions(held["predictions"])
+        for rows in held["features"]:
+            self._folder.features(rows)
+            self._mark(rows)
+        self._count_labels(held["labels"])
 
     def _bury(self, batch: Batch, row: int, reason: str, field: str) -> None:
         topic, number = batch.partition
@@ -200,52 +197,57 @@ class Ingest:
         self._dead.append(Record(self._dead_topic, value, key=key, headers=headers))
         telemetry.DEAD_LETTERS.labels(self._kinds[topic], known_field(field)).inc()
 
-    def _mark(self, located: Located, by_model: dict[str, list[int]], batch: Batch) -> None:
-        """Note each model's largest live event time, and the time of its last record."""
-        for name, rows in by_model.items():
-            live = [row for row in rows if getattr(located.events[row], "origin", "live") == "live"]
-            if not live:
+    def _mark(self, rows: Rows) -> None:
+        """Note the model's largest live event time in each partition, and the time of its last record."""
+        live = np.ones(len(rows), dtype=np.bool_)
+        if rows.sources and rows.sources[0][0] == self._predictions:
+            live = np.array([event.origin == "live" for event in rows.events])
+        times_ms = np.array([event.ts for event in rows.events], dtype=np.int64)
+        for index, source in enumerate(rows.sources):
+            (here,) = np.nonzero(live & (rows.source == index))
+            if not len(here):
                 continue
-            key = (name, *batch.partition)
-            event_ms = max(located.events[row].ts for row in live)
+            topic, _id, number = source
+            key = (rows.model.name, topic, number)
+            event_ms = int(times_ms[here].max())
             held = self._marks.get(key)
             if held is not None:
                 event_ms = max(event_ms, held.event_time_ms)
-            self._marks[key] = ModelMark(name, *batch.partition, event_ms, located.record_times_ms[live[-1]])
+            self._marks[key] = ModelMark(*key, event_ms, int(rows.record_times_ms[here[-1]]))
 
-    def _fold_predictions(self, located: Located, by_model: dict[str, list[int]], models: dict[str, Model]) -> None:
+    def _count_predictions(self, held: Sequence[Rows]) -> None:
         """Join first: a repeated prediction counts nothing anywhere."""
-        joined: list[tuple[int, Any]] = []
-        repeated: set[int] = set()
-        for name, rows in by_model.items():
-            for row in rows:
-                entry = prediction_entry(models[name], located, row)
-                if entry is not None:
-                    joined.append((row, entry))
-        joined.sort(key=lambda pair: pair[0])
-        if joined:
-            result = self._store.join([entry for _row, entry in joined])
-            repeated = {row for (row, _e), counted in zip(joined, result.counted, strict=True) if not counted}
-            self._contribute(result.contributions)
-        for name, rows in by_model.items():
-            fresh = [row for row in rows if row not in repeated]
-            self._tally(name, "repeated", len(rows) - len(fresh))
-            self._folder.predictions(models[name], located, fresh)
+        joined: list[tuple[int, Sequence[int], Given]] = []
+        for index, rows in enumerate(held):
+            self._mark(rows)
+            chosen = joinable(rows)
+            if chosen is None:
+                joined.append((index, range(len(rows)), given_predictions(rows)))
+            elif chosen:
+                joined.append((index, chosen, given_predictions(rows.take(chosen))))
+        repeated: dict[int, set[int]] = defaultdict(set)
+        result = self._store.join_many([given for _index, _chosen, given in joined])
+        if not all(result.counted):
+            counted = iter(result.counted)
+            for index, places, _given in joined:
+                repeated[index] = {row for row, counts in zip(places, counted, strict=False) if not counts}
+        self._contribute(result.contributions)
+        for index, rows in enumerate(held):
+            again = repeated[index]
+            self._tally(rows.model.name, "repeated", len(again))
+            self._folder.predictions(
+                rows if not again else rows.take([row for row in range(len(rows)) if row not in again])
+            )
 
-    def _fold_labels(self, located: Located, by_model: dict[str, list[int]], models: dict[str, Model]) -> None:
-        entries = []
-        for name, rows in by_model.items():
-            model = models[name]
-            self._folder.label_positions(model, located, rows)
-            labels: list[Label] = [located.events[row] for row in rows]
-            if model.config.labels.mode == "context":
-                self._folder.contributions(model, context_contributions(model, labels))
+    def _count_labels(self, held: Sequence[Rows]) -> None:
+        given = []
+        for rows in held:
+            self._folder.label_positions(rows)
+            if rows.model.config.labels.mode == "context":
+                self._folder.contributions(rows.model, context_contributions(rows.model, rows.events))
             else:
-                entries += [(row, label_entry(model, located, row)) for row in rows]
-        if not entries:
-            return
-        entries.sort(key=lambda pair: pair[0])
-        result = self._store.join([entry for _row, entry in entries])
+                given.append(given_labels(rows))
+        result = self._store.join_many(given)
         self._contribute(result.contributions)
         telemetry.PARKED_LABELS.inc(result.parked)
 

@@ -14,10 +14,10 @@ from confluent_kafka.admin import AdminClient
 from streamer import kafka_clients
 from streamer.catalog import Catalog
 from streamer.decode import Kind, decode, explain_future
-from streamer.fold import Located
 from streamer.labelling import label_entry, prediction_entry, unusable
 from streamer.labels import JoinStore, LabelEntry, PredictionEntry
 from streamer.recount import before_their_model, read_catalog
+from streamer.rows import Located
 from streamer.settings import Settings
 from streamer.state import Keys
 from streamer.topic_reader import read_to_end

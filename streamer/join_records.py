@@ -13,6 +13,8 @@ import msgspec
 MAX_LABELS = 64
 MAX_PREDICTIONS = 64
 EXPIRY_DIGITS = 13
+# Of the digest a record is kept under: among 10¹² ids two meet with a chance of 10⁻¹⁵.
+FIELD_BYTES = 16
 # Records that expire within one grain are written by one command.
 EXPIRY_GRAIN_MS = 60_000
 _EARLIEST_MS = 10 ** (EXPIRY_DIGITS - 1)
@@ -20,6 +22,7 @@ _LATEST_MS = 10**EXPIRY_DIGITS - 1
 _SIZES = struct.Struct(">IB")
 _sizes_of = _SIZES.unpack_from
 _LABEL = ord("l")
+_FIRST_KEY = EXPIRY_DIGITS + _SIZES.size
 
 
 class StoredPrediction(msgspec.Struct, array_like=True, gc=False):
@@ -51,7 +54,7 @@ Stored = StoredPrediction | StoredLabel
 # An entry with its key: a record holds one entry of each key.
 Keyed = tuple[bytes, Stored]
 
-_encode = msgspec.msgpack.Encoder().encode
+encode_entry = msgspec.msgpack.Encoder().encode
 _decode_prediction = msgspec.msgpack.Decoder(StoredPrediction).decode
 _decode_label = msgspec.msgpack.Decoder(StoredLabel).decode
 
@@ -83,9 +86,23 @@ def pack(expires_at_ms: int, entries: Iterable[Keyed]) -> bytes:
     """Return a record's bytes: when it expires, then a frame an entry."""
     parts = [_expiry(-(-expires_at_ms // EXPIRY_GRAIN_MS))]
     for key, entry in entries:
-        body = _encode(entry)
+        body = encode_entry(entry)
         parts += (_SIZES.pack(len(body), len(key)), key, body)
     return b"".join(parts)
+
+
+def frame_head(expires_at_ms: int, key: bytes, body_size: int) -> bytes:
+    """Return what stands before the body in a record of one entry."""
+    return _expiry(-(-expires_at_ms // EXPIRY_GRAIN_MS)) + _SIZES.pack(body_size, len(key)) + key
+
+
+def sole_prediction(record: bytes) -> StoredPrediction | None:
+    """Return the prediction of a record that holds it and nothing else, which is what most labels find."""
+    body_size, key_size = _sizes_of(record, EXPIRY_DIGITS)
+    start = _FIRST_KEY + key_size
+    if start + body_size != len(record) or record[_FIRST_KEY] == _LABEL:
+        return None
+    return _decode_prediction(record[start:])
 
 
 def unpack(record: bytes) -> list[Keyed]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import redis
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
-from streamer.join_records import EXPIRY_DIGITS, MAX_LABELS, MAX_PREDICTIONS
+from streamer.join_records import EXPIRY_DIGITS, FIELD_BYTES, MAX_LABELS, MAX_PREDICTIONS
 from streamer.state import Keys
 
-FIELD_BYTES = 16
 # Fields one script call may touch: Lua passes at most some 8,000 values to one command.
 MAX_FIELDS = 2_000
 BARRIER_TIMEOUT_MS = 10_000
@@ -72,6 +72,17 @@ for expiry, group in pairs(writes) do
 end
 return table.concat(answer)
 """
+
+
+class _PackedSizes(dict[int, bytes]):
+    def __missing__(self, size: int) -> bytes:
+        packed = _SIZE.pack(size)
+        if size < 1_000:
+            self[size] = packed
+        return packed
+
+
+_PACKED_SIZES = _PackedSizes()
 
 
 class StoreRestarted(Exception):  # noqa: N818 - it says what happened
@@ -169,7 +180,9 @@ class RedisRecords:
             fields = list(records)
             for start in range(0, len(fields), MAX_FIELDS):
                 chunk = fields[start : start + MAX_FIELDS]
-                blob = b"".join(part for field in chunk for part in _sent(field, records[field]))
+                sent = list(map(records.__getitem__, chunk))
+                sizes = map(_PACKED_SIZES.__getitem__, map(len, sent))
+                blob = b"".join(chain.from_iterable(zip(chunk, sizes, sent, strict=True)))
                 pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob)
                 asked += chunk
         before: dict[bytes, bytes | None] = {}
@@ -210,12 +223,10 @@ class RedisRecords:
         return ""
 
 
-def _sent(field: bytes, record: bytes) -> tuple[bytes, bytes, bytes]:
-    return field, _SIZE.pack(len(record)), record
-
-
 def _answered(answer: bytes) -> list[bytes | None]:
     """Take the records of one answer apart; an empty one was not there."""
+    if answer.count(0) == len(answer):
+        return [None] * (len(answer) // _SIZE.size)
     records: list[bytes | None] = []
     at, end = 0, len(answer)
     while at < end:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from monitors.performance import canonical
 from monitors.slices import slice_keys
 from streamer.catalog import Model
 from streamer.events import FeatureLog, Label, Prediction
-from streamer.fold import Located, is_sampled
+from streamer.fold import is_sampled
+from streamer.join_bulk import Given
+from streamer.join_records import Stored, StoredLabel, StoredPrediction, keyed
 from streamer.labels import Contribution, LabelEntry, PredictionEntry
+from streamer.rows import Located, Rows
+
+_PLAIN_SCORES = frozenset({float, type(None)})
 
 
 def unusable(model: Model, event: Prediction | FeatureLog | Label) -> tuple[str, str] | None:
@@ -95,6 +101,95 @@ def label_entry(model: Model, located: Located, row: int) -> LabelEntry:
         deleted=event.deleted,
         expires_at_ms=located.record_times_ms[row] + model.config.labels.horizon,
     )
+
+
+def joinable(rows: Rows) -> list[int] | None:
+    """Return which predictions are joined with labels: None for all of them."""
+    labels = rows.model.config.labels
+    if labels.mode != "join":
+        return []
+    if labels.share >= 1.0 and [event.error for event in rows.events].count(None) == len(rows):
+        return None
+    return [
+        at
+        for at, event in enumerate(rows.events)
+        if event.error is None and is_sampled(event.prediction_id, labels.share)
+    ]
+
+
+def given_predictions(rows: Rows) -> Given:
+    """Return what the join keeps of many predictions, all of them joined: `prediction_entry`, row for row."""
+    events = rows.events
+    said: list[Any] = [event.score for event in events]
+    scores: Iterable[dict[str, float] | None] = repeat(None)
+    if not set(map(type, said)) <= _PLAIN_SCORES:
+        both = [_score(score, rows.model.schema.positive) for score in said]
+        said, scores = [None if math.isnan(number) else number for number, _ in both], [known for _, known in both]
+    versions, origins = [event.version for event in events], [event.origin for event in events]
+    stored: Iterable[StoredPrediction] = map(
+        StoredPrediction,
+        rows.positions(),
+        versions,
+        origins,
+        [event.ts for event in events],
+        _canonical_column([event.prediction for event in events]),
+        said,
+        scores,
+        _slices(rows),
+        [event.rollout_id for event in events],
+        [-1 if event.bucket is None else event.bucket for event in events],
+    )
+    entries = list(stored)
+    alike = len(set(versions)) == 1 and len(set(origins)) == 1
+    return _given(rows, entries, keyed(entries[0])[0] if alike else None)
+
+
+def given_labels(rows: Rows) -> Given:
+    """Return what the join keeps of many labels: `label_entry`, row for row."""
+    events = rows.events
+    stored = map(
+        StoredLabel,
+        rows.positions(),
+        [event.revision for event in events],
+        [event.ts for event in events],
+        _canonical_column([event.label for event in events]),
+        [event.deleted for event in events],
+    )
+    return _given(rows, list(stored))
+
+
+def _given(rows: Rows, stored: Sequence[Stored], key: bytes | None = None) -> Given:
+    events = rows.events
+    expires = rows.record_times_ms + int(rows.model.config.labels.horizon)
+    return Given(rows.model.name, rows.model.epoch, [event.prediction_id for event in events], stored, expires, key)
+
+
+def _slices(rows: Rows) -> Iterable[list[str]]:
+    """Return the slices each row is in; rows of the same slices share one list."""
+    names = rows.model.config.slices
+    if not names or rows.layout is None:
+        return repeat([])
+    columns = rows.layout.columns(rows.events, names)
+    known: dict[tuple[str | None, ...], list[str]] = {}
+    found = []
+    texts = [_canonical_column(columns[name], keep_none=True) for name in names]
+    for values in zip(*texts, strict=True):
+        keys = known.get(values)
+        if keys is None:
+            pairs = zip(names, values, strict=True)
+            keys = known[values] = slice_keys({name: value for name, value in pairs if value is not None})
+        found.append(keys)
+    return found
+
+
+def _canonical_column(values: list[Any], *, keep_none: bool = False) -> list[Any]:
+    """Return the canonical text of each value, None where `keep_none` says so."""
+    kinds = set(map(type, values))
+    if kinds <= {str} or (keep_none and kinds <= {str, type(None)}):
+        return values
+    if kinds <= {bool}:
+        return ["true" if value else "false" for value in values]
+    return [None if keep_none and value is None else canonical(value) for value in values]
 
 
 def context_contributions(model: Model, labels: Iterable[Label]) -> list[Contribution]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -12,7 +13,9 @@ import msgspec
 import redis
 from redis.cluster import RedisCluster
 
+from streamer.join_bulk import Given, by_bucket
 from streamer.join_records import (
+    FIELD_BYTES,
     Keyed,
     Stored,
     StoredLabel,
@@ -22,9 +25,10 @@ from streamer.join_records import (
     pack,
     position_of,
     rank,
+    sole_prediction,
     unpack,
 )
-from streamer.join_script import FIELD_BYTES, RedisRecords, StoreNotDurable, StoreRestarted
+from streamer.join_script import RedisRecords, StoreNotDurable, StoreRestarted
 from streamer.state import Keys
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "StoreRestarted",
     "contributions",
     "position_of",
+    "stored_entry",
 ]
 
 
@@ -184,7 +189,7 @@ def _change(
             rows.append(_row(record, prediction, new, 1, 1 if old is None else 0))
 
 
-def _row(record: Record, prediction: StoredPrediction, label: str, sign: int, labelled: int) -> Contribution:
+def _row(record: Record | Given, prediction: StoredPrediction, label: str, sign: int, labelled: int) -> Contribution:
     score = prediction.score
     if prediction.scores is not None:
         score = prediction.scores.get(label, math.nan)
@@ -205,7 +210,8 @@ def _row(record: Record, prediction: StoredPrediction, label: str, sign: int, la
     )
 
 
-def _stored(entry: PredictionEntry | LabelEntry) -> Stored:
+def stored_entry(entry: PredictionEntry | LabelEntry) -> Stored:
+    """Return what a record holds of an entry."""
     if isinstance(entry, LabelEntry):
         return StoredLabel(entry.position, entry.revision, entry.ts, entry.label, entry.deleted)
     return StoredPrediction(
@@ -277,12 +283,8 @@ class JoinStore:
         groups = _grouped(entries)
         buckets: dict[int, dict[bytes, bytes]] = {}
         for digest, group in groups.items():
-            given = group.given
-            if len(given) > 1:
-                given = []
-                grow(given, group.given)
             bucket = int.from_bytes(digest[:4], "big") % self._buckets
-            buckets.setdefault(bucket, {})[digest] = pack(group.expires_at_ms, given)
+            buckets.setdefault(bucket, {})[digest] = _packed(group)
         before = self._records.append(buckets)
         result = JoinResult()
         counted: set[str] = set()
@@ -292,14 +294,89 @@ class JoinStore:
         result.duplicates += result.counted.count(False)
         return result
 
+    def join_many(self, batch: Sequence[Given]) -> JoinResult:
+        """Append the entries of a batch, predictions or labels, and return what they contribute: `join`, in bulk.
+
+        Most entries are alone with their id in a batch; those that are not go the way of `join`.
+        """
+        fields = [digest for given in batch for digest in given.fields()]
+        records = [record for given in batch for record in given.records()]
+        groups = {} if len(set(fields)) == len(fields) else _shared(batch, fields)
+        if groups:
+            packed = {digest: _packed(group) for digest, group in groups.items()}
+            records = [packed.get(digest, record) for digest, record in zip(fields, records, strict=True)]
+        before = self._records.append(by_bucket(fields, records, self._buckets)) if fields else {}
+        result = JoinResult()
+        counted: set[str] = set()
+        for digest, group in groups.items():
+            _add(result, counted, group, before[digest])
+        start = 0
+        for given in batch:
+            end = start + len(given.ids)
+            _add_many(result, counted, groups, given, fields[start:end], before)
+            start = end
+        result.duplicates += result.counted.count(False)
+        return result
+
+
+def _shared(batch: Sequence[Given], fields: Sequence[bytes]) -> dict[bytes, _Group]:
+    """Group the entries whose record others of the batch touch too."""
+    several = {digest for digest, times in Counter(fields).items() if times > 1}
+    groups: dict[bytes, _Group] = {}
+    places = ((given, row) for given in batch for row in range(len(given.ids)))
+    for digest, (given, row) in zip(fields, places, strict=True):
+        if digest in several:
+            group = groups.setdefault(digest, _Group(given.model, given.model_epoch, 0, []))
+            group.given.append(given.keyed(row))
+            group.expires_at_ms = max(group.expires_at_ms, int(given.expires_at_ms[row]))
+    return groups
+
+
+def _add_many(
+    result: JoinResult,
+    counted: set[str],
+    groups: Collection[bytes],
+    given: Given,
+    fields: Sequence[bytes],
+    before: Mapping[bytes, bytes | None],
+) -> None:
+    """Add what the entries of one model contribute; those in groups have been added already."""
+    held = list(map(before.__getitem__, fields))
+    predictions = given.of_predictions
+    if not groups and held.count(None) == len(held):
+        if predictions:
+            result.counted += [True] * len(held)
+        else:
+            result.parked += len(held)
+        return
+    for row, (digest, record) in enumerate(zip(fields, held, strict=True)):
+        entry = given.stored[row]
+        if digest not in groups:
+            prediction = None if predictions or record is None else sole_prediction(record)
+            if prediction is not None and isinstance(entry, StoredLabel):
+                # Nothing but the prediction was known: its first label is the effective one.
+                if not entry.deleted:
+                    result.contributions.append(_row(given, prediction, entry.label, 1, 1))
+                continue
+            _add(result, counted, _Group(given.model, given.model_epoch, 0, [given.keyed(row)]), record)
+        if predictions:
+            result.counted.append(entry.position in counted)
+
+
+def _packed(group: _Group) -> bytes:
+    given = group.given
+    if len(given) > 1:
+        given = []
+        grow(given, group.given)
+    return pack(group.expires_at_ms, given)
+
 
 def _grouped(entries: Sequence[PredictionEntry | LabelEntry]) -> dict[bytes, _Group]:
     groups: dict[bytes, _Group] = {}
     for entry in entries:
-        # A digest of 128 bits, shorter than most ids: among 10¹² ids two meet with a chance of 10⁻¹⁵.
         name = f"{entry.model}\0{entry.model_epoch}\0{entry.prediction_id}"
         digest = blake2b(name.encode(), digest_size=FIELD_BYTES).digest()
-        pair = keyed(_stored(entry))
+        pair = keyed(stored_entry(entry))
         group = groups.get(digest)
         if group is None:
             groups[digest] = _Group(entry.model, entry.model_epoch, entry.expires_at_ms, [pair])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import structlog
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, Producer
@@ -212,18 +213,7 @@ class TransactionalStep:
         clock_ms = int(time.time() * 1000) - _FETCH_MARGIN_MS
         # A full read may have left records of any partition in the client's queue.
         drained = len(messages) < self._batch
-        by_partition: dict[Partition, list[Message[bytes, bytes]]] = {}
-        for message in messages:
-            error = message.error()
-            partition = Partition(message.topic() or "", _number(message.partition()))
-            if error is None:
-                by_partition.setdefault(partition, []).append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._at_end[partition] = _number(message.offset())
-            elif error.fatal() or not error.retriable():
-                raise StepFailed(f"{self._name}: reading {partition.topic}[{partition.number}]: {error.str()}")
-            else:
-                log.warning("read_error", replica=self._name, topic=partition.topic, reason=error.str())
+        by_partition = _by_partition(self._sound(messages))
         for partition, start in list(self._next.items()):
             read = by_partition.get(partition, [])
             end = _number(read[-1].offset()) + 1 if read else start
@@ -244,11 +234,28 @@ class TransactionalStep:
                 end,
                 at_end,
                 self._appended.get(partition, 0),
-                [_number(message.offset()) for message in read],
-                [message.timestamp()[1] for message in read],
-                [message.key() for message in read],
-                [message.value() or b"" for message in read],
+                list(map(_offset, read)),
+                [appended for _kind, appended in map(Message.timestamp, read)],
+                list(map(Message.key, read)),
+                [value or b"" for value in map(Message.value, read)],
             )
+
+    def _sound(self, messages: list[Message[bytes, bytes]]) -> list[Message[bytes, bytes]]:
+        """Note the ends of partitions among what was read, and leave the records."""
+        errors = list(map(Message.error, messages))
+        if errors.count(None) == len(errors):
+            return messages
+        for message, error in zip(messages, errors, strict=True):
+            if error is None:
+                continue
+            partition = Partition(message.topic() or "", _number(message.partition()))
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._at_end[partition] = _number(message.offset())
+            elif error.fatal() or not error.retriable():
+                raise StepFailed(f"{self._name}: reading {partition.topic}[{partition.number}]: {error.str()}")
+            else:
+                log.warning("read_error", replica=self._name, topic=partition.topic, reason=error.str())
+        return [message for message, error in zip(messages, errors, strict=True) if error is None]
 
     def _step(self) -> None:
         """Publish what was folded and commit the offsets it came from, in one transaction.
@@ -337,6 +344,18 @@ class TransactionalStep:
     def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._failure = StepFailed(f"{self._name}: partitions were taken away; another replica may own them now")
         self._next = {}
+
+
+# Every record has an offset.
+_offset = cast("Callable[[Message[bytes, bytes]], int]", Message.offset)
+
+
+def _by_partition(messages: list[Message[bytes, bytes]]) -> dict[tuple[str | None, int | None], list[Any]]:
+    found: dict[tuple[str | None, int | None], list[Any]] = defaultdict(list)
+    places = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+    for message, place in zip(messages, places, strict=True):
+        found[place].append(message)
+    return found
 
 
 def _number(value: int | None) -> int:

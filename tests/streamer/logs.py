@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 
 from monitors.profile import PerformanceBaseline, ReferenceProfile, build_profile
 from streamer import evaluate as evaluate_module
-from streamer.catalog import Catalog
+from streamer.catalog import Catalog, Model
 from streamer.evaluate import Evaluate
 from streamer.events import Command, ModelMark, Partial, Prediction, SourceProgress, encode
-from streamer.fold import Folder, Located
+from streamer.fold import Folder
 from streamer.increments import Gathering, Slot
 from streamer.labels import Contribution
+from streamer.layouts import layout_of
 from streamer.models import ModelConfig, parse_model
+from streamer.rows import Located, Rows
 from streamer.settings import Settings
 from streamer.transaction import Batch, Partition, Record, Standing
 
@@ -108,6 +110,13 @@ def contribution(event: Prediction, label: bool) -> Contribution:
     )
 
 
+def rows_of(model: Model, events: Sequence[Any], topic: str, offsets: Iterable[int], *, record_ms: int = 0) -> Rows:
+    """Put events that were made by hand into their model's layout, as ingest does with those it reads."""
+    layout = layout_of(model)
+    put = [layout.of_prediction(e) if isinstance(e, Prediction) else layout.of_feature_log(e) for e in events]
+    return Rows.of(model, layout, [Located((topic, "id", 0), put, list(offsets), [record_ms] * len(put))])
+
+
 @dataclass
 class Log:
     """Two input partitions, filled as ingest and senders would, each record with its append time."""
@@ -126,13 +135,8 @@ class Log:
         model = self.catalog.model("churn")
         assert model is not None
         if events:
-            located = Located(
-                ("predictions.v1", "id", 0),
-                events,
-                list(range(self.read, self.read + len(events))),
-                [self.now_ms] * len(events),
-            )
-            folder.predictions(model, located, range(len(events)))
+            offsets = range(self.read, self.read + len(events))
+            folder.predictions(rows_of(model, events, "predictions.v1", offsets, record_ms=self.now_ms))
         folder.contributions(model, labels)
         start, self.read = self.read, self.read + len(events)
         flush = Partial(

@@ -11,25 +11,23 @@ from monitors.binning import Binning
 from streamer.catalog import Catalog
 from streamer.columns import assign_cells, count_panes
 from streamer.events import FeatureLog, Prediction
-from streamer.fold import Folder, Located, is_sampled
+from streamer.fold import Folder, is_sampled
 from streamer.increments import Gathering, Slot
 from streamer.models import ModelConfig
 from streamer.pane_store import Pane, decode_part, encode_pane, offset_ranges
-from tests.streamer.logs import PANE, T0, catalog_of, config, contribution, predictions
+from tests.streamer.logs import PANE, T0, catalog_of, config, contribution, predictions, rows_of
 
 SOURCE = ("predictions.v1", "id", 0)
 
 
-def folded(
-    catalog: Catalog, events: list[Prediction], *, pieces: int = 1, rows: list[int] | None = None
-) -> dict[Slot, Gathering]:
+def folded(catalog: Catalog, events: list[Prediction], *, pieces: int = 1) -> dict[Slot, Gathering]:
     slots: dict[Slot, Gathering] = {}
     folder = Folder(lambda slot: slots.setdefault(slot, Gathering()), catalog.reference)
     model = catalog.model("churn")
     assert model is not None
     for piece in np.array_split(np.arange(len(events)), pieces):
-        located = Located(SOURCE, [events[i] for i in piece], [int(i) for i in piece], [0] * len(piece))
-        folder.predictions(model, located, range(len(piece)) if rows is None else rows)
+        if len(piece):
+            folder.predictions(rows_of(model, [events[i] for i in piece], SOURCE[0], piece.tolist()))
     return slots
 
 
@@ -131,8 +129,8 @@ def test_feature_logs_fill_the_features_they_are_the_source_of() -> None:
     known = catalog.model("churn")
     assert known is not None
     logs = [FeatureLog(model="churn", ts=T0, features={"age": 30.0}, version="1") for _ in range(5)]
-    folder.features(known, Located(("features.v1", "f", 0), logs, list(range(5)), [0] * 5), range(5))
-    folder.predictions(known, Located(SOURCE, predictions(0, 5), list(range(5)), [0] * 5), range(5))
+    folder.features(rows_of(known, logs, "features.v1", range(5)))
+    folder.predictions(rows_of(known, predictions(0, 5), SOURCE[0], range(5)))
     by_source = {slot.source: set(gathering.cells) for slot, gathering in slots.items()}
     assert by_source == {"features": {"age"}, "predictions": {"plan", "@score"}}
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import cast
 
+import numpy as np
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.join_bulk import Given
 from streamer.join_records import (
     MAX_LABELS,
     Stored,
@@ -33,6 +35,7 @@ from streamer.labels import (
     StoreRestarted,
     contributions,
     position_of,
+    stored_entry,
 )
 from streamer.state import Keys
 from tests.streamer.stores import MemoryClient, MemoryServer
@@ -449,3 +452,40 @@ def test_sums_are_the_offline_join_through_crashes_of_workers_and_store(seed: in
         assert world.labelled == truth.total()
         assert set(world.counted.values()) <= {1}
         assert set(world.counted) == set(world.said)
+
+
+def given_of(batch: Sequence[Entry]) -> list[Given]:
+    """Put entries as ingest gives them in bulk: predictions, then labels."""
+    found = []
+    for kind in (PredictionEntry, LabelEntry):
+        chosen = [entry for entry in batch if isinstance(entry, kind)]
+        if chosen:
+            expires = np.array([entry.expires_at_ms for entry in chosen])
+            ids = [entry.prediction_id for entry in chosen]
+            found.append(Given("m", 1, ids, [stored_entry(entry) for entry in chosen], expires))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_joining_many_is_joining_each_however_the_log_is_cut(seed: int) -> None:
+    for round_ in range(30):
+        random = Random(seed * 100 + round_)
+        world = World(random)
+        world.publish(random.randrange(1, 60))
+        one, many = MemoryServer(), MemoryServer()
+        log = [entry for part in world.log for entry in part]
+        for _ in range(4):
+            # Read again in part, as after a crash.
+            start = random.randrange(len(log))
+            for at in range(start, len(log), size := random.randrange(1, 30)):
+                for given_ in given_of(log[at : at + size]):
+                    chosen = [e for e in log[at : at + size] if isinstance(e, PredictionEntry) == given_.of_predictions]
+                    alone, together = store(one).join(chosen), store(many).join_many([given_])
+                    assert together.counted == alone.counted
+                    assert sorted(map(repr, together.contributions)) == sorted(map(repr, alone.contributions))
+                    assert (together.parked, together.duplicates) == (alone.parked, alone.duplicates)
+        assert many.hashes == one.hashes
+
+
+def test_joining_nothing_is_nothing() -> None:
+    assert store().join_many([]).counted == []

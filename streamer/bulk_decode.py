@@ -1,0 +1,258 @@
+"""Many raw messages at once: what is sound goes through C alone, and the rest is looked at one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from streamer.catalog import Catalog, Model
+from streamer.decode import MAX_EVENT_BYTES, Kind, UncheckedLabel, decode, explain_future, explain_invalid, is_name
+from streamer.events import Label, Prediction
+from streamer.labelling import unusable
+from streamer.layouts import MAX_LEARNED, MAX_MODELS, Layout, is_learnable, layout_of
+
+Fault = tuple[str, str]
+Decode = Callable[[bytes], Any]
+# The rows of a batch that are one model's: a row number and its event each.
+Group = tuple[Model, Layout | None, list[int], list[Any]]
+
+_NUMBERS = frozenset({float, int, type(None)})
+
+
+class Refused(Exception):  # noqa: N818 - it says what happened to the message
+    """A message that is no event, or one that no model can use."""
+
+    def __init__(self, reason: str, field: str) -> None:
+        super().__init__(reason)
+        self.fault = (reason, field)
+
+
+def decode_each(decode_one: Decode, values: Iterable[bytes]) -> tuple[list[Any], list[int]]:
+    """Decode every message.
+
+    Returns
+    -------
+    events : None where a message was refused.
+    refused : the rows of those.
+    """
+    events: list[Any] = []
+    refused: list[int] = []
+    rest = map(decode_one, values)
+    while True:
+        try:
+            # What was decoded before an error stays in the list, and the iterator goes on after it.
+            events.extend(rest)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            refused.append(len(events))
+            events.append(None)
+        else:
+            return events, refused
+
+
+class BulkDecoder:
+    """Decodes batches of a topic into the layouts of the models there are.
+
+    Notes
+    -----
+    A message takes the slow way of `streamer.decode` when its model's layout has no place for it. Sound ones
+    among them teach the layout the names they bring, so that the next are fast.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._revision = -1
+        self._layouts: dict[str, Layout] = {}
+        self._learned: dict[str, dict[str, None]] = {}
+        self._taught: set[str] = set()
+        self._layout_of: dict[type[Any], Layout] = {}
+        self._decoders: dict[Kind, Decode] = {}
+
+    def decode(
+        self, kind: Kind, values: Sequence[bytes], record_times_ms: Sequence[int], max_future_ms: int
+    ) -> tuple[list[Group], dict[int, Fault]]:
+        """Decode a batch of one topic and check every event.
+
+        Returns
+        -------
+        groups : the sound rows by model, each in the order of the batch.
+        faults : row → why it is a dead letter and which field is meant, in the order of the batch.
+        """
+        self._refresh()
+        events, doubtful = decode_each(self._decoders[kind], values)
+        suspects = set(doubtful)
+        if max(map(len, values)) > MAX_EVENT_BYTES:
+            suspects.update(row for row, value in enumerate(values) if len(value) > MAX_EVENT_BYTES)
+        sound = [event for event in events if event is not None] if doubtful else events
+        suspects.update(self._suspects(kind, events, sound))
+        faults: dict[int, Fault] = {}
+        for row in sorted(suspects):
+            events[row] = None
+            try:
+                events[row] = self._slowly(kind, values[row])
+            except Refused as refused:
+                faults[row] = refused.fault
+        groups = list(self._groups(kind, events, bool(faults)))
+        for group in groups:
+            faults.update(_unusable(kind, group, record_times_ms, max_future_ms))
+        self._learn()
+        if not faults:
+            return groups, faults
+        return [left for group in groups if (left := _without(group, faults))[2]], dict(sorted(faults.items()))
+
+    def _refresh(self) -> None:
+        """Make layouts anew for the models that have changed, and the decoders over all of them."""
+        if self._revision == self._catalog.revision:
+            return
+        self._revision = self._catalog.revision
+        models = self._catalog.models()
+        held, self._layouts = self._layouts, {}
+        for model in models:
+            layout = held.get(model.name)
+            if layout is None or layout.model is not model:
+                layout = layout_of(model, self._learned.get(model.name, ()))
+            self._layouts[model.name] = layout
+        self._index()
+
+    def _index(self) -> None:
+        layouts = [layout for layout in self._layouts.values() if layout.decodable][:MAX_MODELS]
+        self._layout_of = {
+            kind: layout for layout in self._layouts.values() for kind in (layout.prediction, layout.feature_log)
+        }
+        self._decoders = {
+            "predictions": _decoder([layout.prediction for layout in layouts]),
+            "features": _decoder([layout.feature_log for layout in layouts]),
+            "labels": msgspec.json.Decoder(UncheckedLabel).decode,
+        }
+
+    def _learn(self) -> None:
+        """Give the layouts fields for the names that the last batch brought."""
+        for name in self._taught:
+            self._layouts[name] = layout_of(self._layouts[name].model, self._learned[name])
+        if self._taught:
+            self._taught.clear()
+            self._index()
+
+    def _suspects(self, kind: Kind, events: Sequence[Any], sound: Sequence[Any]) -> Iterator[int]:
+        """Give the rows that the fields' types let pass and the contract may not."""
+        odd: set[str | None] = {version for version in {event.version for event in sound} if not _may_be(version)}
+        if odd:
+            yield from (row for row, event in enumerate(events) if event is not None and event.version in odd)
+        if kind == "predictions":
+            said: list[Any] = [event.prediction for event in sound]
+            if None in said:
+                yield from (
+                    row
+                    for row, event in enumerate(events)
+                    if event is not None and event.prediction is None and event.error is None
+                )
+        elif kind == "labels":
+            unknown = {name for name in {event.model for event in sound} if name not in self._layouts}
+            yield from (
+                row
+                for row, event in enumerate(events)
+                if event is not None
+                and (
+                    (event.label is None and not event.deleted)
+                    or not -(2**63) <= event.revision < 2**63
+                    or event.model in unknown
+                )
+            )
+
+    def _slowly(self, kind: Kind, value: bytes) -> Any:
+        """Decode one message by the contract, and put it into its model's layout."""
+        try:
+            event = decode(value, kind)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise Refused(*explain_invalid(value, kind)) from None
+        layout = self._layouts.get(event.model)
+        if layout is None:
+            raise Refused(
+                f"model: got {event.model!r}, which is not configured; driftloop models apply its file", "model"
+            )
+        if isinstance(event, Label):
+            return event
+        self._note(layout, event.features)
+        return layout.of_prediction(event) if isinstance(event, Prediction) else layout.of_feature_log(event)
+
+    def _note(self, layout: Layout, features: Iterable[str]) -> None:
+        """Remember the names a sound event brings that its model's layout has no field for."""
+        name = layout.model.name
+        held = self._learned.setdefault(name, {})
+        for feature in features:
+            if feature not in layout.index and len(held) < MAX_LEARNED and is_learnable(feature):
+                held[feature] = None
+                self._taught.add(name)
+
+    def _groups(self, kind: Kind, events: Sequence[Any], holes: bool) -> Iterator[Group]:
+        key: Callable[[Any], Any] = (lambda event: event.model) if kind == "labels" else type
+        keys = [None if event is None else key(event) for event in events] if holes else list(map(key, events))
+        found = dict.fromkeys(keys)
+        for one in found:
+            if one is None:
+                continue
+            rows = (
+                list(range(len(events))) if len(found) == 1 else [row for row, other in enumerate(keys) if other == one]
+            )
+            layout = None if kind == "labels" else self._layout_of[one]
+            model = self._layouts[one].model if layout is None else layout.model
+            yield model, layout, rows, list(events) if len(found) == 1 else [events[row] for row in rows]
+
+
+def _unusable(
+    kind: Kind, group: Group, record_times_ms: Sequence[int], max_future_ms: int
+) -> Iterator[tuple[int, Fault]]:
+    """Give the rows whose event is well formed and cannot be counted."""
+    model, _layout, rows, events = group
+    times = np.array([event.ts for event in events], dtype=np.int64)
+    limits = np.array(record_times_ms, dtype=np.int64)[rows] + max_future_ms
+    for at in np.flatnonzero(times > limits).tolist():
+        fault = explain_future(events[at].ts, record_times_ms[rows[at]], max_future_ms)
+        if fault is not None:
+            yield rows[at], fault
+    # Given last, since it is what is said of an event with both faults.
+    if kind != "features" and _doubtful(model, kind, events):
+        for row, event in zip(rows, events, strict=True):
+            fault = unusable(model, event)
+            if fault is not None:
+                yield row, fault
+
+
+def _doubtful(model: Model, kind: Kind, events: Sequence[Any]) -> bool:
+    """Tell whether some event may be unusable for its model."""
+    if kind == "labels" and model.config.labels.mode == "context":
+        return True
+    if model.config.task != "regression":
+        return False
+    said = [event.label for event in events] if kind == "labels" else [event.prediction for event in events]
+    if not set(map(type, said)) <= _NUMBERS:
+        return True
+    try:
+        return not all(math.isfinite(value) for value in said if value is not None)
+    except OverflowError:
+        return True
+
+
+def _may_be(version: str | None) -> bool:
+    return version is None or is_name(version)
+
+
+def _without(group: Group, faults: dict[int, Fault]) -> Group:
+    model, layout, rows, events = group
+    kept = [at for at, row in enumerate(rows) if row not in faults]
+    return model, layout, [rows[at] for at in kept], [events[at] for at in kept]
+
+
+def _decoder(types: Sequence[type[Any]]) -> Decode:
+    if not types:
+        return _refuse
+    return msgspec.json.Decoder(reduce(or_, types)).decode
+
+
+def _refuse(_: bytes) -> Any:
+    raise msgspec.ValidationError("no model is known")

@@ -1,0 +1,134 @@
+"""Decoders made for the models there are: a message's features become fixed fields in one pass of C."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Annotated, Any
+
+import msgspec
+
+from streamer.catalog import Model
+from streamer.events import EpochMs, FeatureLog, Identifier, Origin, Prediction, Scalar
+
+# Names beyond the configured ones that a model's events may bring before they are read the slow way.
+MAX_LEARNED = 512
+# The events of models beyond so many are read the slow way: a decoder of more fields would take long to make.
+MAX_MODELS = 2_000
+
+_MAX_LEARNED_LENGTH = 200
+
+# What msgspec cannot look for among the keys of an object.
+_has_odd_characters = re.compile(r'["\\\x00-\x1f]').search
+_values_of = msgspec.structs.astuple
+
+
+@dataclass
+class Layout:
+    """How one model's events lie in memory.
+
+    Attributes
+    ----------
+    names : the features that have a field, in the order of the fields.
+    decodable : whether JSON can be read into these fields at all.
+    """
+
+    model: Model
+    names: tuple[str, ...]
+    decodable: bool
+    features: type[Any]
+    prediction: type[Any]
+    feature_log: type[Any]
+    index: dict[str, int] = field(default_factory=dict)
+
+    def columns(self, events: Sequence[Any], wanted: Iterable[str]) -> dict[str, list[Any]]:
+        """Return some features of every event, None where one is absent."""
+        width = len(self.names)
+        flat = list(chain.from_iterable(map(_values_of, [event.features for event in events])))
+        absent = [None] * len(events)
+        return {name: flat[self.index[name] :: width] if name in self.index else absent for name in wanted}
+
+    def of_prediction(self, event: Prediction) -> Any:
+        """Return a prediction that was decoded the slow way in this layout; its features may be of any kind."""
+        return self.prediction(
+            prediction_id=event.prediction_id,
+            ts=event.ts,
+            version=event.version,
+            features=self._features(event.features),
+            prediction=event.prediction,
+            score=event.score,
+            entity_id=event.entity_id,
+            origin=event.origin,
+            rollout_id=event.rollout_id,
+            bucket=event.bucket,
+            latency_ms=event.latency_ms,
+            error=event.error,
+        )
+
+    def of_feature_log(self, event: FeatureLog) -> Any:
+        """Return a feature log that was decoded the slow way in this layout."""
+        return self.feature_log(ts=event.ts, version=event.version, features=self._features(event.features))
+
+    def _features(self, features: dict[str, Scalar]) -> Any:
+        return self.features(*map(features.get, self.names))
+
+
+def is_learnable(feature: str) -> bool:
+    """Tell whether a feature that is not configured may have a field of its own."""
+    return len(feature) <= _MAX_LEARNED_LENGTH and not _has_odd_characters(feature)
+
+
+def layout_of(model: Model, learned: Iterable[str] = ()) -> Layout:
+    """Make the layout of a model whose events also bring features that are not configured."""
+    configured = model.config.features
+    names = (*configured, *(name for name in learned if name not in configured))
+    # Fields have names of their own, since a feature's may be no identifier, or one of msgspec's.
+    renamed = {f"f{position}": name for position, name in enumerate(names)}
+    decodable = not any(map(_has_odd_characters, names))
+    # A slice's name tells whole numbers beyond 2**53 apart, which floats do not.
+    kinds = {
+        name: float | None if feature.kind == "numeric" and name not in model.config.slices else Scalar
+        for name, feature in configured.items()
+    }
+    features = msgspec.defstruct(
+        "Features",
+        [(attribute, kinds.get(name, Scalar), None) for attribute, name in renamed.items()],
+        rename=renamed if decodable else None,
+        # A feature that has no field must not pass unchecked.
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    tagged: dict[str, Any] = {"tag_field": "model", "tag": model.name, "kw_only": True, "gc": False}
+    prediction = msgspec.defstruct(
+        "BulkPrediction",
+        [
+            ("prediction_id", Identifier),
+            ("ts", EpochMs),
+            ("version", str, "_"),
+            ("features", features, msgspec.field(default_factory=features)),
+            ("prediction", Scalar, None),
+            ("score", float | dict[str, float] | None, None),
+            ("entity_id", str | None, None),
+            ("origin", Origin, "live"),
+            ("rollout_id", str | None, None),
+            ("bucket", Annotated[int, msgspec.Meta(ge=0, lt=1000)] | None, None),
+            ("latency_ms", float | None, None),
+            ("error", str | None, None),
+        ],
+        **tagged,
+    )
+    feature_log = msgspec.defstruct(
+        "BulkFeatureLog",
+        [
+            ("ts", EpochMs),
+            ("features", features),
+            ("version", str, "_"),
+            ("prediction_id", str | None, None),
+            ("entity_id", str | None, None),
+        ],
+        **tagged,
+    )
+    index = {name: position for position, name in enumerate(names)}
+    return Layout(model, names, decodable, features, prediction, feature_log, index)

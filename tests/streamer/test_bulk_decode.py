@@ -1,0 +1,183 @@
+"""Reading in bulk says of every message what reading it alone says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.bulk_decode import BulkDecoder, decode_each
+from streamer.catalog import Catalog
+from streamer.decode import Kind, decode, explain_future, explain_invalid
+from streamer.events import Label
+from streamer.labelling import unusable
+from streamer.layouts import MAX_LEARNED
+from tests.streamer.logs import T0, config
+
+NOW, FUTURE = T0, 1_000
+
+
+def catalog_of(*models: dict[str, Any]) -> Catalog:
+    catalog = Catalog()
+    for sections in models:
+        model = config(**sections)
+        catalog.put_model(model.name, model.to_json())
+    return catalog
+
+
+CATALOG = catalog_of({"slices": ["plan", "age"]}, {"name": "fares", "task": "regression"})
+
+
+def one_by_one(catalog: Catalog, kind: Kind, raw: bytes) -> tuple[str, str] | tuple[str, dict[str, Any]]:
+    """Say what becomes of a message by itself: its fault, or its model and content."""
+    try:
+        event = decode(raw, kind)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return explain_invalid(raw, kind)
+    model = catalog.model(event.model)
+    if model is None:
+        return f"model: got {event.model!r}, which is not configured; driftloop models apply its file", "model"
+    fault = unusable(model, event) or explain_future(event.ts, NOW, FUTURE)
+    if fault is not None:
+        return fault
+    content = msgspec.structs.asdict(event)
+    if "features" in content and not isinstance(event, Label):
+        content["features"] = {name: number(event.features.get(name)) for name in model.config.features}
+    return event.model, content
+
+
+def number(value: Any) -> Any:
+    """Return what a value counts as: a whole number is the float it is binned as, where one can hold it."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000 else value
+
+
+def in_bulk(decoder: BulkDecoder, kind: Kind, raws: list[bytes]) -> list[Any]:
+    groups, faults = decoder.decode(kind, raws, [NOW] * len(raws), FUTURE)
+    found: list[Any] = [None] * len(raws)
+    for row, fault in faults.items():
+        found[row] = fault
+    for model, layout, rows, events in groups:
+        names = list(model.config.features)
+        columns = {} if layout is None else layout.columns(events, names)
+        for at, (row, event) in enumerate(zip(rows, events, strict=True)):
+            assert found[row] is None
+            content = {name: getattr(event, name) for name in event.__struct_fields__} | {"model": model.name}
+            if layout is not None:
+                content["features"] = {name: number(columns[name][at]) for name in names}
+            found[row] = (model.name, content)
+    assert None not in found
+    return found
+
+
+scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3)
+features = st.dictionaries(
+    st.sampled_from(["age", "plan", "extra", "f0", 'q"', ""]), scalars | st.just([1]), max_size=5
+)
+names = st.sampled_from(["churn", "churn", "churn", "fares", "nobody", "No", ""])
+
+
+@st.composite
+def messages(draw: st.DrawFn, kind: Kind) -> bytes:
+    fields: dict[str, st.SearchStrategy[Any]] = {
+        "model": names,
+        "ts": st.sampled_from([NOW, NOW, NOW, NOW + FUTURE, NOW + FUTURE + 1, 5, "now", NOW + 0.5]),
+        "version": st.sampled_from(["1", "1", "2", "V 2", "", 3, None]),
+    }
+    if kind != "features":
+        fields["prediction_id"] = st.sampled_from(["a", "b", "", "x" * 201, 7])
+    if kind != "labels":
+        fields["features"] = features | st.none()
+    if kind == "predictions":
+        fields |= {
+            "prediction": scalars,
+            "score": st.none() | st.floats(0, 1) | st.dictionaries(st.text(max_size=1), st.floats(0, 1)) | st.text(),
+            "error": st.none() | st.just("e"),
+            "origin": st.sampled_from(["live", "shadow", "test"]),
+            "bucket": st.none() | st.integers(-1, 1000),
+            "entity_id": st.none() | st.text(max_size=2) | st.integers(),
+            "request": scalars,
+        }
+    elif kind == "labels":
+        fields |= {
+            "label": scalars,
+            "deleted": st.booleans(),
+            "revision": st.integers(-(2**64), 2**64),
+            "prediction_ts": st.none() | st.just(NOW),
+        }
+    # Mostly sound: one field drawn freely, or none.
+    sound = {
+        "model": "churn",
+        "ts": NOW,
+        "version": "1",
+        "prediction_id": "a",
+        "label": 1,
+        "prediction": 1,
+        "features": {},
+    }
+    document: dict[str, Any] = {name: sound[name] for name in fields if name in sound}
+    for name in draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)):
+        document[name] = draw(fields[name])
+    text = json.dumps(document)
+    if draw(st.integers(0, 19)) == 0:
+        text = text[: draw(st.integers(0, len(text)))]
+    if draw(st.integers(0, 19)) == 0:
+        text = text[:-1] + draw(st.sampled_from([', "model": "fares"}', ', "version": "4"}', ', "model": "No"}']))
+    return text.encode()
+
+
+@pytest.mark.parametrize("kind", ["predictions", "features", "labels"])
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_in_bulk_is_one_by_one(kind: Kind, data: st.DataObject) -> None:
+    raws = data.draw(st.lists(messages(kind), min_size=1, max_size=8))
+    decoder = BulkDecoder(CATALOG)
+    wanted = [one_by_one(CATALOG, kind, raw) for raw in raws]
+    # Twice: the second time the layouts have fields for the names that the first brought.
+    for _ in range(2):
+        found = in_bulk(decoder, kind, raws)
+        for (said, content), (said_alone, alone) in zip(found, wanted, strict=True):
+            assert said == said_alone
+            if isinstance(content, dict) and isinstance(alone, dict):
+                assert content == {name: alone.get(name) for name in content}
+            else:
+                assert content == alone
+
+
+def test_an_error_in_the_middle_stops_nothing() -> None:
+    events, refused = decode_each(msgspec.json.Decoder(int).decode, [b"1", b"x", b"2", b"", b"3"])
+    assert events == [1, None, 2, None, 3]
+    assert refused == [1, 3]
+
+
+def test_a_name_that_is_not_configured_is_learned_and_then_read_fast() -> None:
+    decoder = BulkDecoder(catalog_of({}))
+    raw = json.dumps(
+        {"prediction_id": "a", "model": "churn", "ts": NOW, "prediction": 1, "features": {"age": 1.5, "new": "x"}}
+    ).encode()
+    in_bulk(decoder, "predictions", [raw])
+    slowly = decoder._slowly
+    decoder._slowly = lambda *_: pytest.fail("read the slow way")  # type: ignore[method-assign]
+    in_bulk(decoder, "predictions", [raw])
+    decoder._slowly = slowly  # type: ignore[method-assign]
+    for piece in range(MAX_LEARNED // 100 + 2):
+        event = json.loads(raw) | {"features": {f"n{piece}-{number}": 1 for number in range(100)}}
+        in_bulk(decoder, "predictions", [json.dumps(event).encode()])
+    (layout,) = decoder._layouts.values()
+    assert len(layout.names) == 2 + MAX_LEARNED
+
+
+def test_a_model_that_is_changed_or_taken_away_is_noticed() -> None:
+    catalog = catalog_of({})
+    decoder = BulkDecoder(catalog)
+    raw = json.dumps({"prediction_id": "a", "model": "churn", "ts": NOW, "prediction": 1}).encode()
+    assert in_bulk(decoder, "predictions", [raw])[0][0] == "churn"
+    catalog.put_model("churn", config(features={"weight": {"kind": "numeric"}}).to_json())
+    (((_model, layout, _rows, _events),), _) = decoder.decode("predictions", [raw], [NOW], FUTURE)
+    assert layout is not None
+    assert "weight" in layout.names
+    catalog.put_model("churn", None)
+    assert in_bulk(decoder, "predictions", [raw])[0][1] == "model"

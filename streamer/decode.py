@@ -115,6 +115,9 @@ def decode(value: bytes, kind: Kind) -> Event:
         if settled is None:
             raise
         event = settled
+    except RecursionError:
+        # One kind of error for whoever reads a log: a message that cannot be used must not end its reader.
+        raise msgspec.DecodeError("nested too deeply") from None
     if isinstance(event, Prediction) and event.prediction is None and event.error is None:
         raise msgspec.ValidationError("neither prediction nor error")
     if isinstance(event, Label):

@@ -140,7 +140,7 @@ def _accepted(settings: Settings, catalog: Catalog, kind: Kind, message: Message
     raw = value.encode() if isinstance(value, str) else value or b""
     try:
         event: Any = decode(raw, kind)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError):
         return None
     model = catalog.model(event.model)
     if model is None or unusable(model, event) is not None:

@@ -177,7 +177,7 @@ def _accept(settings: Settings, catalog: Catalog, kind: Kind, message: Message) 
     record_ms = message.timestamp()[1]
     try:
         event = decode(value or b"", kind)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError):
         return None
     model = catalog.model(event.model)
     if model is None or event.ts > record_ms + settings.worker.max_future_ms or not _is_usable(model, event):

@@ -71,7 +71,7 @@ def _read(path: Path, kind: Any) -> list[Any]:
                 continue
             try:
                 events.append(decode(line, kind))
-            except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            except (msgspec.DecodeError, ValueError) as error:
                 raise CommandError(f"{path} line {number}: {explain_invalid(line, kind)[0]}") from error
     return sorted(events, key=lambda event: event.ts)
 

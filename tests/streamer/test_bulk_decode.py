@@ -36,7 +36,7 @@ def one_by_one(catalog: Catalog, kind: Kind, raw: bytes) -> tuple[str, str] | tu
     """Say what becomes of a message by itself: its fault, or its model and content."""
     try:
         event = decode(raw, kind)
-    except (msgspec.DecodeError, ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError):
         return explain_invalid(raw, kind)
     model = catalog.model(event.model)
     if model is None:

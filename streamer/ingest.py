@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +34,8 @@ RAW: tuple[Kind, ...] = ("predictions", "features", "labels")
 Held = tuple[Model, Layout | None, list[Located]]
 
 _PACK = msgspec.msgpack.Encoder()
+# Well below what a producer sends and a topic takes.
+MAX_PARTIAL_BYTES = 4_000_000
 
 
 class Ingest:
@@ -116,7 +118,7 @@ class Ingest:
         self._store.barrier()
 
     def results(self, positions: dict[Partition, int]) -> Iterable[Record]:
-        """One message for every evaluate partition, with or without increments, and the dead letters."""
+        """One message (or what it takes) for every evaluate partition, increments or not, and the dead letters."""
         self._count()
         partitions = self._settings.internal_partitions
         by_partition: dict[int, list[tuple[Slot, Gathering]]] = defaultdict(list)
@@ -140,7 +142,8 @@ class Ingest:
                 marks=marks[partition],
                 tallies={m: t for m, t in self._tallies.items() if partition_of(m, partitions) == partition},
             )
-            yield Record(self._partials, _PACK.encode(partial), partition=partition)
+            for value in _messages(partial):
+                yield Record(self._partials, value, partition=partition)
         yield from self._dead
         self._progress = positions
 
@@ -264,3 +267,19 @@ class Ingest:
         if count:
             counts = self._tallies.setdefault(model, {})
             counts[what] = counts.get(what, 0) + count
+
+
+def _messages(partial: Partial) -> Iterator[bytes]:
+    """Encode a flush; one that is too large for a message goes in several, and only the last lets time pass.
+
+    Counts add up, so it does not matter how they are cut; progress, marks and tallies are said once.
+    """
+    value = _PACK.encode(partial)
+    if len(value) <= MAX_PARTIAL_BYTES or len(partial.increments) < 2:
+        yield value
+        return
+    half = len(partial.increments) // 2
+    yield from _messages(
+        Partial(ingest=partial.ingest, progress=[], partition_counts={}, increments=partial.increments[:half])
+    )
+    yield from _messages(msgspec.structs.replace(partial, increments=partial.increments[half:]))

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamer import ingest
 from streamer.events import Increment, Partial
 from streamer.ingest import Ingest
 from streamer.labels import JoinStore
@@ -213,3 +214,24 @@ def test_slices_are_those_of_the_configured_features() -> None:
     feed.give(LABELS, label())
     partial, _dead = feed.flush()
     assert set(of(partial, "labels")[0].performance) == {"", "plan=a"}
+
+
+def test_a_flush_too_large_for_a_message_goes_in_several_and_time_passes_with_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ingest, "MAX_PARTIAL_BYTES", 2_000)
+    feed = Feed()
+    days = 40
+    feed.give(PREDICTIONS, *(prediction(prediction_id=f"p{day}", ts=T0 - day * 86_400_000) for day in range(days)))
+    feed.ingest.prepare()
+    records = [record for record in feed.ingest.results(dict(feed.next)) if record.topic == "partials.v1"]
+    found = [msgspec.msgpack.decode(record.value, type=Partial) for record in records]
+    mine = [partial for partial in found if partial.increments]
+    assert len(mine) > 1
+    assert all(len(record.value) <= 2_000 for record in records)
+    assert sum(increment.events for partial in mine for increment in partial.increments) == days
+    assert len({increment.pane_start_ms for partial in mine for increment in partial.increments}) == days
+    # Of each evaluate partition exactly one message, the last, carries progress and marks.
+    assert len([partial for partial in found if partial.progress]) == SETTINGS.internal_partitions
+    assert [bool(partial.progress) for partial in mine] == [False] * (len(mine) - 1) + [True]
+    assert [len(partial.marks) for partial in mine] == [0] * (len(mine) - 1) + [1]

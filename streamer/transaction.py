@@ -243,8 +243,9 @@ class TransactionalStep:
     def _sound(self, messages: list[Message[bytes, bytes]]) -> list[Message[bytes, bytes]]:
         """Note the ends of partitions among what was read, and leave the records."""
         errors = list(map(Message.error, messages))
-        if errors.count(None) == len(errors):
-            return messages
+        sound = [message for message, error in zip(messages, errors, strict=True) if error is None]
+        if len(sound) == len(messages):
+            return sound
         for message, error in zip(messages, errors, strict=True):
             if error is None:
                 continue
@@ -255,7 +256,7 @@ class TransactionalStep:
                 raise StepFailed(f"{self._name}: reading {partition.topic}[{partition.number}]: {error.str()}")
             else:
                 log.warning("read_error", replica=self._name, topic=partition.topic, reason=error.str())
-        return [message for message, error in zip(messages, errors, strict=True) if error is None]
+        return sound
 
     def _step(self) -> None:
         """Publish what was folded and commit the offsets it came from, in one transaction.

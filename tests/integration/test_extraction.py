@@ -93,7 +93,9 @@ def test_the_window_comes_back_joined_with_its_effective_labels(settings: Settin
     log.send("predictions", prediction("a"), prediction("corrected"), prediction("deleted"), prediction("unlabelled"))
     log.send("predictions", prediction("elsewhere", model=OTHER), prediction("too-early", ts=T0 - 1), partition=1)
     log.send("predictions", prediction("a", features={"x": 9.0}), prediction("shadow", origin="shadow"), partition=2)
-    log.send("predictions", b"not json", prediction("odd", features={"x": "text", "code": True}), partition=3)
+    log.send(
+        "predictions", b"not json", b"[" * 100_000, prediction("odd", features={"x": "text", "code": True}), partition=3
+    )
     log.send("labels", label("a"), label("corrected", True), label("deleted"), label("odd", False))
     log.send("labels", label("corrected", False, revision=1), label("deleted", deleted=True, ts=T0 + 700_000), b"{}")
     log.send("labels", label("elsewhere", model=OTHER), label("too-early"), label("shadow"), partition=1)
@@ -105,7 +107,7 @@ def test_the_window_comes_back_joined_with_its_effective_labels(settings: Settin
     assert (rows["a"]["label"], rows["corrected"]["label"]) == ("true", "false")
     assert (rows["a"]["code"], rows["odd"]["code"], rows["odd"]["x"]) == ("7", "true", None)
     assert (rows["a"]["balance"], rows["odd"]["balance"]) == (5.0, None)
-    assert summary["predictions"]["invalid"] == 1
+    assert summary["predictions"]["invalid"] == 2
     assert summary["labels"]["invalid"] == 1
     assert summary["labelled"] == 3
 

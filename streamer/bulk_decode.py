@@ -88,6 +88,10 @@ class BulkDecoder:
         suspects = set(doubtful)
         if max(map(len, values)) > MAX_EVENT_BYTES:
             suspects.update(row for row, value in enumerate(values) if len(value) > MAX_EVENT_BYTES)
+        if _Nobodys in set(map(type, events)):
+            suspects.update(row for row, event in enumerate(events) if isinstance(event, _Nobodys))
+            doubtful = [*doubtful, *suspects]
+            events = [None if isinstance(event, _Nobodys) else event for event in events]
         sound = [event for event in events if event is not None] if doubtful else events
         suspects.update(self._suspects(kind, events, sound))
         faults: dict[int, Fault] = {}
@@ -248,10 +252,14 @@ def _without(group: Group, faults: dict[int, Fault]) -> Group:
     return model, layout, [rows[at] for at in kept], [events[at] for at in kept]
 
 
+class _Nobodys(msgspec.Struct, tag_field="model", tag="\0"):
+    """No model's: beside it, one model's events must name their model too, which msgspec lets a lone struct's omit."""
+
+
 def _decoder(types: Sequence[type[Any]]) -> Decode:
     if not types:
         return _refuse
-    return msgspec.json.Decoder(reduce(or_, types)).decode
+    return msgspec.json.Decoder(reduce(or_, types, _Nobodys)).decode
 
 
 def _refuse(_: bytes) -> Any:

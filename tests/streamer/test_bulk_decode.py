@@ -181,3 +181,21 @@ def test_a_model_that_is_changed_or_taken_away_is_noticed() -> None:
     assert "weight" in layout.names
     catalog.put_model("churn", None)
     assert in_bulk(decoder, "predictions", [raw])[0][1] == "model"
+
+
+@pytest.mark.parametrize("models", [1, 2])
+@pytest.mark.parametrize("kind", ["predictions", "features", "labels"])
+@pytest.mark.parametrize("model", [None, "\0", ""])
+def test_an_event_that_names_no_model_is_nobodys_however_few_models_there_are(
+    kind: Kind, models: int, model: str | None
+) -> None:
+    catalog = catalog_of(*[{"name": name} for name in ("churn", "other")[:models]])
+    event: dict[str, Any] = {"prediction_id": "p", "model": "churn", "ts": T0}
+    event |= {"label": True} if kind == "labels" else {"features": {"age": 1.0}}
+    event |= {"prediction": True} if kind == "predictions" else {}
+    named = json.dumps(event).encode()
+    event.pop("model")
+    raw = json.dumps(event if model is None else {"model": model, **event}).encode()
+    groups, faults = BulkDecoder(catalog).decode(kind, [named, raw, named], [NOW] * 3, FUTURE)
+    assert [rows for _model, _layout, rows, _events in groups] == [[0, 2]]
+    assert faults == {1: explain_invalid(raw, kind)}

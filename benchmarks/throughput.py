@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from benchmarks import traffic
 from streamer import kafka_clients
+from streamer.events import Prediction
 from streamer.local.stack import Stack
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -41,6 +43,8 @@ class Measured(msgspec.Struct, kw_only=True):
 
     `cpu_s` is user and system time of the whole worker process from the moment the messages could be read until
     they were committed and seen, `idle_share` the CPU it takes a second with nothing to do, which is in `cpu_s`.
+    `yardstick_per_cpu_s` is how many of these predictions this process decodes a CPU second, before and after: it
+    tells how fast the machine is, and how far its neighbours slow it down.
     """
 
     what: str
@@ -51,6 +55,7 @@ class Measured(msgspec.Struct, kw_only=True):
     per_cpu_s: int
     idle_share: float
     rss_mb: int
+    yardstick_per_cpu_s: int
 
 
 def register(app: typer.Typer) -> None:
@@ -177,6 +182,7 @@ def _measure(
     idle = _cpu_s(worker)
     time.sleep(_IDLE_S)
     idle_share = (_cpu_s(worker) - idle) / _IDLE_S
+    yardstick = _yardstick()
     began, before = time.monotonic(), _cpu_s(worker)
     producer.commit_transaction()
     _until(seen, f"{what}: not all are in the live view")
@@ -191,7 +197,20 @@ def _measure(
         per_cpu_s=round(count / cpu_s),
         idle_share=round(idle_share, 3),
         rss_mb=worker.memory_info().rss // 2**20,
+        yardstick_per_cpu_s=round(statistics.mean((yardstick, _yardstick()))),
     )
+
+
+def _yardstick() -> float:
+    values = [value for _key, value in traffic.predictions(5_000, 1, start_ms=10**12)]
+    decode = msgspec.json.Decoder(Prediction).decode
+    taken = []
+    for _ in range(9):
+        began = time.process_time()
+        for value in values:
+            decode(value)
+        taken.append(time.process_time() - began)
+    return len(values) / statistics.median(taken)
 
 
 def _until_committed(settings: Settings) -> None:
@@ -264,7 +283,7 @@ def _profiled(worker: psutil.Process, target: Path | None) -> Iterator[None]:
 
 def _show(found: Sequence[Measured]) -> None:
     table = Table(title="one worker, topic to committed counts and live view")
-    for heading in ("what", "messages", "bytes each", "CPU s", "wall s", "per CPU s", "idle", "RSS MB"):
+    for heading in ("what", "messages", "bytes each", "CPU s", "wall s", "per CPU s", "idle", "RSS MB", "yardstick"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
     for each in found:
         table.add_row(
@@ -276,5 +295,6 @@ def _show(found: Sequence[Measured]) -> None:
             f"[bold]{each.per_cpu_s:,}[/]",
             f"{each.idle_share:.1%}",
             f"{each.rss_mb:,}",
+            f"{each.yardstick_per_cpu_s:,}",
         )
     Console().print(table)

@@ -60,6 +60,23 @@ class Gathering:
         low, high = self.offsets.get(source, (first, last))
         self.offsets[source] = (min(low, first), max(high, last))
 
+    def merge(self, other: Gathering) -> None:
+        """Add what was gathered of the same slot elsewhere."""
+        self.events += other.events
+        self.sampled += other.sampled
+        self.errors += other.errors
+        self.labelled += other.labelled
+        for feature, counts in other.cells.items():
+            self.add_cells(feature, counts)
+        for slice_key, vector in other.performance.items():
+            self.add_performance(slice_key, vector)
+        for rollout_id, rows in other.exposures.items():
+            self.add_rows("exposures", rollout_id, rows)
+        for rollout_id, rows in other.outcomes.items():
+            self.add_rows("outcomes", rollout_id, rows)
+        for source, (first, last) in other.offsets.items():
+            self.add_offsets(source, first, last)
+
     def increment(self, slot: Slot) -> Increment:
         """Return the wire form."""
         return Increment(

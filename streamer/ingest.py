@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import structlog
 
 from streamer import deadletters, telemetry
-from streamer.bulk_decode import BulkDecoder
+from streamer.bulk_decode import BulkDecoder, predictions_again
 from streamer.catalog import Catalog, Model
 from streamer.decode import Kind, known_field
 from streamer.events import ModelMark, Partial, SourceProgress
@@ -32,10 +33,31 @@ log = structlog.get_logger(__name__)
 RAW: tuple[Kind, ...] = ("predictions", "features", "labels")
 # A model, how its events lie, and what was read of it, read by read.
 Held = tuple[Model, Layout | None, list[Located]]
+# So many messages are dealt with at a time: what is made of them then still lies in the processor's cache.
+_SLICE = 4_000
+# With this many rows of a model at hand, waiting for more would not make them cheaper.
+_MUCH = 256
 
 _PACK = msgspec.msgpack.Encoder()
 # Well below what a producer sends and a topic takes.
 MAX_PARTIAL_BYTES = 4_000_000
+
+
+class Piece(NamedTuple):
+    """Predictions that wait for the join to say which of them are repeated.
+
+    Attributes
+    ----------
+    joined : the rows that are joined; None for all.
+    counts : what they count if none is repeated; empty when that is not known yet.
+    values : the messages they came in, where the events are not kept.
+    """
+
+    rows: Rows
+    joined: list[int] | None
+    given: Given
+    counts: dict[Slot, Gathering]
+    values: Sequence[bytes]
 
 
 class Ingest:
@@ -82,29 +104,44 @@ class Ingest:
         return dict(self._progress)
 
     def fold(self, batch: Batch) -> None:
-        """Check one batch of one raw topic's partition; what is sound is counted with the whole flush."""
+        """Check, join and fold one batch of one raw topic's partition; some of it only with the whole flush."""
         self._read_up_to[batch.partition] = batch.read_up_to_ms
         if not batch.values:
             return
         kind = self._kinds[batch.partition.topic]
         self._rows += len(batch.values)
         telemetry.EVENTS.labels(kind).inc(len(batch.values))
-        groups, faults = self._decoder.decode(
-            kind, batch.values, batch.record_times_ms, self._settings.worker.max_future_ms
-        )
+        for start in range(0, len(batch.values), _SLICE):
+            self._read(kind, batch, start, min(start + _SLICE, len(batch.values)))
+
+    def _read(self, kind: Kind, batch: Batch, start: int, end: int) -> None:
+        """Decode a part of a batch; count what is much now, while it is at hand, and the rest with the flush."""
         topic, number = batch.partition
+        times_ms, offsets = batch.record_times_ms[start:end], batch.offsets[start:end]
+        groups, faults = self._decoder.decode(
+            kind, batch.values[start:end], times_ms, self._settings.worker.max_future_ms
+        )
         for model, layout, rows, events in groups:
-            whole = len(rows) == len(batch.values)
+            whole = len(rows) == end - start
             located = Located(
                 (topic, self._topic_ids[topic], number),
                 events,
-                batch.offsets if whole else [batch.offsets[row] for row in rows],
-                batch.record_times_ms if whole else [batch.record_times_ms[row] for row in rows],
+                offsets if whole else [offsets[row] for row in rows],
+                times_ms if whole else [times_ms[row] for row in rows],
             )
-            held = self._held[kind].setdefault((id(model), id(layout)), (model, layout, []))
-            held[2].append(located)
+            held = self._held[kind]
+            if len(events) >= _MUCH:
+                # What came before it must also be joined before it.
+                self._take_held(kind, held.pop(model.name, []))
+                values = batch.values[start:end] if whole else [batch.values[start + row] for row in rows]
+                self._take(kind, Rows.of(model, layout, [located]), values)
+            else:
+                groups_of = held.setdefault(model.name, [])
+                if not groups_of or groups_of[-1][0] is not model or groups_of[-1][1] is not layout:
+                    groups_of.append((model, layout, []))
+                groups_of[-1][2].append(located)
         for row, (reason, field) in faults.items():
-            self._bury(batch, row, reason, field)
+            self._bury(batch, start + row, reason, field)
 
     def due(self) -> bool:
         """Flush every `flush_ms`, or at `flush_rows`."""
@@ -157,7 +194,9 @@ class Ingest:
         """Ingest has nothing to do between reads."""
 
     def _clear(self) -> None:
-        self._held: dict[str, dict[tuple[int, int], Held]] = {kind: {} for kind in RAW}
+        self._held: dict[str, dict[str, list[Held]]] = {kind: {} for kind in RAW}
+        self._pieces: list[Piece] = []
+        self._given: list[Given] = []
         self._slots: dict[Slot, Gathering] = {}
         self._marks: dict[tuple[str, str, int], ModelMark] = {}
         self._tallies: dict[str, dict[str, int]] = {}
@@ -171,18 +210,71 @@ class Ingest:
         return found
 
     def _count(self) -> None:
-        """Join and fold what was gathered since the last flush: the more at once, the cheaper.
+        """Join and count what was gathered since the last flush: the more is joined at once, the cheaper.
 
         Predictions come before the labels that may be theirs; of one partition, all stay in log order.
         """
-        held = {kind: [Rows.of(*each) for each in self._held[kind].values()] for kind in RAW}
-        for groups in self._held.values():
-            groups.clear()
-        self._count_predictions(held["predictions"])
-        for rows in held["features"]:
-            self._folder.features(rows)
+        for kind in RAW:
+            held, self._held[kind] = self._held[kind], {}
+            for groups in held.values():
+                self._take_held(kind, groups)
+        pieces, self._pieces = self._pieces, []
+        given, self._given = self._given, []
+        results = self._store.join_many([piece.given for piece in pieces])
+        for piece, result in zip(pieces, results, strict=True):
+            self._contribute(result.contributions)
+            self._count_fresh(piece, result.counted)
+        for result in self._store.join_many(given):
+            self._contribute(result.contributions)
+            telemetry.PARKED_LABELS.inc(result.parked)
+
+    def _take_held(self, kind: Kind, groups: Iterable[Held]) -> None:
+        for group in groups:
+            self._take(kind, Rows.of(*group))
+
+    def _take(self, kind: Kind, rows: Rows, values: Sequence[bytes] | None = None) -> None:
+        """Count rows that need no join, and make the others ready for it; `values` are the messages they came in."""
+        if kind == "predictions":
             self._mark(rows)
-        self._count_labels(held["labels"])
+            self._take_predictions(rows, values)
+        elif kind == "features":
+            self._mark(rows)
+            self._folder.features(rows)
+        else:
+            self._folder.label_positions(rows)
+            if rows.model.config.labels.mode == "context":
+                self._folder.contributions(rows.model, context_contributions(rows.model, rows.events))
+            else:
+                self._given.append(given_labels(rows, buckets=self._store.buckets))
+
+    def _take_predictions(self, rows: Rows, values: Sequence[bytes] | None) -> None:
+        """Count predictions apart from the others until the join has said which of them are repeated."""
+        joined = joinable(rows)
+        if joined is not None and not joined:
+            self._folder.predictions(rows)
+            return
+        given = given_predictions(rows if joined is None else rows.take(joined), buckets=self._store.buckets)
+        if values is None:
+            self._pieces.append(Piece(rows, joined, given, {}, ()))
+            return
+        counts: dict[Slot, Gathering] = defaultdict(Gathering)
+        Folder(counts.__getitem__, self._catalog.reference).predictions(rows)
+        # The events themselves are let go: what they need of memory is what the next ones find at hand.
+        self._pieces.append(Piece(replace(rows, events=[]), joined, given, counts, values))
+
+    def _count_fresh(self, piece: Piece, counted: Sequence[bool]) -> None:
+        """Count the predictions of a piece, without those that are repeated: they count nothing anywhere."""
+        if piece.counts and all(counted):
+            for slot, gathering in piece.counts.items():
+                self._gather(slot).merge(gathering)
+            return
+        rows = piece.rows
+        if piece.values and rows.layout is not None:
+            rows = replace(rows, events=predictions_again(rows.layout, piece.values))
+        joined = range(len(rows)) if piece.joined is None else piece.joined
+        repeated = {row for row, counts in zip(joined, counted, strict=True) if not counts}
+        self._tally(rows.model.name, "repeated", len(repeated))
+        self._folder.predictions(rows.take([row for row in range(len(rows)) if row not in repeated]))
 
     def _bury(self, batch: Batch, row: int, reason: str, field: str) -> None:
         topic, number = batch.partition
@@ -217,42 +309,6 @@ class Ingest:
             if held is not None:
                 event_ms = max(event_ms, held.event_time_ms)
             self._marks[key] = ModelMark(*key, event_ms, int(rows.record_times_ms[here[-1]]))
-
-    def _count_predictions(self, held: Sequence[Rows]) -> None:
-        """Join first: a repeated prediction counts nothing anywhere."""
-        joined: list[tuple[int, Sequence[int], Given]] = []
-        for index, rows in enumerate(held):
-            self._mark(rows)
-            chosen = joinable(rows)
-            if chosen is None:
-                joined.append((index, range(len(rows)), given_predictions(rows)))
-            elif chosen:
-                joined.append((index, chosen, given_predictions(rows.take(chosen))))
-        repeated: dict[int, set[int]] = defaultdict(set)
-        result = self._store.join_many([given for _index, _chosen, given in joined])
-        if not all(result.counted):
-            counted = iter(result.counted)
-            for index, places, _given in joined:
-                repeated[index] = {row for row, counts in zip(places, counted, strict=False) if not counts}
-        self._contribute(result.contributions)
-        for index, rows in enumerate(held):
-            again = repeated[index]
-            self._tally(rows.model.name, "repeated", len(again))
-            self._folder.predictions(
-                rows if not again else rows.take([row for row in range(len(rows)) if row not in again])
-            )
-
-    def _count_labels(self, held: Sequence[Rows]) -> None:
-        given = []
-        for rows in held:
-            self._folder.label_positions(rows)
-            if rows.model.config.labels.mode == "context":
-                self._folder.contributions(rows.model, context_contributions(rows.model, rows.events))
-            else:
-                given.append(given_labels(rows))
-        result = self._store.join_many(given)
-        self._contribute(result.contributions)
-        telemetry.PARKED_LABELS.inc(result.parked)
 
     def _contribute(self, contributions: Iterable[Any]) -> None:
         by_model: dict[str, list[Any]] = defaultdict(list)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.join_records import (
     FIELD_BYTES,
-    Keyed,
     Stored,
     StoredPrediction,
     encode_entry,
@@ -22,46 +22,79 @@ from streamer.join_records import (
 )
 
 IntArray = NDArray[np.int64]
+# Fields one script call may touch: Lua passes at most some 8,000 values to one command.
+MAX_FIELDS = 2_000
+
+
+class Call(NamedTuple):
+    """What one script call sends: the records at `rows`, which belong to one bucket, as one argument."""
+
+    bucket: int
+    rows: list[int]
+    blob: bytes
 
 
 @dataclass(frozen=True)
 class Given:
-    """Predictions, or labels, of one model: what the join keeps of each, in log order a partition.
+    """Predictions, or labels, of one model: what the join keeps of each, in log order a partition, as bytes alone.
 
-    `key` is the key of all of them, where they have the same.
+    Attributes
+    ----------
+    calls : what is sent; it holds every field and record.
+    starts : (rows,) the first half of each entry's field, in the order of the rows.
     """
 
     model: str
     model_epoch: int
-    ids: Sequence[str]
-    stored: Sequence[Stored]
-    expires_at_ms: IntArray
-    key: bytes | None = None
+    of_predictions: bool
+    calls: list[Call]
+    starts: NDArray[np.uint64]
 
-    @property
-    def of_predictions(self) -> bool:
-        """Whether these are predictions."""
-        return isinstance(self.stored[0], StoredPrediction)
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        model_epoch: int,
+        ids: Sequence[str],
+        stored: Sequence[Stored],
+        expires_at_ms: IntArray,
+        *,
+        buckets: int,
+        key: bytes | None = None,
+    ) -> Given:
+        """Work out the bytes of some entries; `key` is the key of all of them, where they have the same."""
+        begun = blake2b(f"{model}\0{model_epoch}\0".encode(), digest_size=FIELD_BYTES)
+        fields = list(_digests(begun.copy, ids))
+        starts = np.frombuffer(b"".join(fields), dtype=np.uint64)[::2].copy()
+        sent = calls(fields, _records(stored, expires_at_ms, key), buckets)
+        return cls(model, model_epoch, isinstance(stored[0], StoredPrediction), sent, starts)
 
-    def fields(self) -> list[bytes]:
-        """Return the field each entry's record is kept under."""
-        start = blake2b(f"{self.model}\0{self.model_epoch}\0".encode(), digest_size=FIELD_BYTES)
-        return list(_digests(start.copy, self.ids))
+    def __len__(self) -> int:
+        return len(self.starts)
 
-    def records(self) -> list[bytes]:
-        """Return the record each entry makes where it is the first of its field."""
-        bodies = list(map(encode_entry, self.stored))
-        sizes = map(len, bodies)
-        first, last = int(self.expires_at_ms.min()), int(self.expires_at_ms.max())
-        if self.key is not None and frame_head(first, self.key, 0) == frame_head(last, self.key, 0):
-            # All that stands before the bodies is one text but for their sizes.
-            return list(map(add, map(_Heads(first, self.key).__getitem__, sizes), bodies))
-        keys = [keyed(entry)[0] for entry in self.stored]
-        return list(map(add, map(frame_head, self.expires_at_ms.tolist(), keys, sizes), bodies))
+    def entries(self) -> list[tuple[bytes, bytes]]:
+        """Return each entry's field and record, in the order of the rows: for the few cases that need them."""
+        found: list[tuple[bytes, bytes]] = [(b"", b"")] * len(self)
+        for call in self.calls:
+            at = 0
+            for row in call.rows:
+                body = at + FIELD_BYTES + _SIZE.size
+                field = call.blob[at : at + FIELD_BYTES]
+                (size,) = _SIZE.unpack_from(call.blob, at + FIELD_BYTES)
+                at = body + size
+                found[row] = (field, call.blob[body:at])
+        return found
 
-    def keyed(self, row: int) -> Keyed:
-        """Return one entry with its key."""
-        return keyed(self.stored[row])
+
+def _records(stored: Sequence[Stored], expires_at_ms: IntArray, key: bytes | None) -> list[bytes]:
+    bodies = list(map(encode_entry, stored))
+    sizes = map(len, bodies)
+    first, last = int(expires_at_ms.min()), int(expires_at_ms.max())
+    if key is not None and frame_head(first, key, 0) == frame_head(last, key, 0):
+        # All that stands before the bodies is one text but for their sizes.
+        return list(map(add, map(_Heads(first, key).__getitem__, sizes), bodies))
+    keys = [keyed(entry)[0] for entry in stored]
+    return list(map(add, map(frame_head, expires_at_ms.tolist(), keys, sizes), bodies))
 
 
 class _Heads(dict[int, bytes]):
@@ -83,18 +116,53 @@ def _digests(copy: Any, ids: Iterable[str]) -> Iterable[bytes]:
         yield digest.digest()
 
 
-def by_bucket(fields: Sequence[bytes], records: Sequence[bytes], buckets: int) -> dict[int, dict[bytes, bytes]]:
-    """Spread records over the buckets their fields belong to."""
+def calls(fields: Sequence[bytes], records: Sequence[bytes], buckets: int) -> list[Call]:
+    """Spread records over the calls to the buckets their fields belong to."""
+    if not fields:
+        return []
     starts = np.frombuffer(b"".join(fields), dtype=">u4")[:: FIELD_BYTES // 4]
     bucket_of = (starts % buckets).astype(np.int64)
-    order = np.argsort(bucket_of, kind="stable")
+    rows = np.argsort(bucket_of, kind="stable").tolist()
     ends = np.cumsum(np.bincount(bucket_of, minlength=buckets)).tolist()
-    spread: dict[int, dict[bytes, bytes]] = {}
-    rows = order.tolist()
+    # In the order of the calls, each record after its field and its size.
+    sizes = map(SIZES.__getitem__, map(len, records))
+    framed = list(map(add, map(add, fields, sizes), records))
+    found: list[Call] = []
     start = 0
     for bucket, end in enumerate(ends):
-        if end > start:
-            chosen = rows[start:end]
-            spread[bucket] = {fields[row]: records[row] for row in chosen}
+        for first in range(start, end, MAX_FIELDS):
+            chosen = rows[first : min(first + MAX_FIELDS, end)]
+            found.append(Call(bucket, chosen, b"".join([framed[row] for row in chosen])))
         start = end
-    return spread
+    return found
+
+
+def taken_apart(answer: bytes) -> list[bytes | None]:
+    """Return the records that one call found, in the order of its rows; None for one that was not there."""
+    records: list[bytes | None] = []
+    at, end = 0, len(answer)
+    while at < end:
+        (size,) = _SIZE.unpack_from(answer, at)
+        at += 4 + size
+        records.append(answer[at - size : at] if size else None)
+    return records
+
+
+def is_blank(answer: bytes) -> bool:
+    """Tell whether a call found none of its records."""
+    return answer.count(0) == len(answer)
+
+
+class _Sizes(dict[int, bytes]):
+    """Sizes as they stand before a record."""
+
+    def __missing__(self, size: int) -> bytes:
+        packed = _SIZE.pack(size)
+        if size < _KEPT_SIZES:
+            self[size] = packed
+        return packed
+
+
+_SIZE = struct.Struct(">I")
+_KEPT_SIZES = 1_000
+SIZES = _Sizes()

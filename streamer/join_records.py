@@ -105,6 +105,17 @@ def sole_prediction(record: bytes) -> StoredPrediction | None:
     return _decode_prediction(record[start:])
 
 
+def sole_label(record: bytes) -> StoredLabel:
+    """Return the label of a record that holds it and nothing else."""
+    _body_size, key_size = _sizes_of(record, EXPIRY_DIGITS)
+    return _decode_label(record[_FIRST_KEY + key_size :])
+
+
+def expires_at_ms(record: bytes) -> int:
+    """Return when a record expires."""
+    return int(record[:EXPIRY_DIGITS])
+
+
 def unpack(record: bytes) -> list[Keyed]:
     """Return a record's entries in the order they were appended."""
     entries: list[Keyed] = []

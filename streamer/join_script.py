@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -14,11 +12,8 @@ from redis.exceptions import NoScriptError
 from streamer.join_records import EXPIRY_DIGITS, FIELD_BYTES, MAX_LABELS, MAX_PREDICTIONS
 from streamer.state import Keys
 
-# Fields one script call may touch: Lua passes at most some 8,000 values to one command.
-MAX_FIELDS = 2_000
 BARRIER_TIMEOUT_MS = 10_000
 BARRIER_FIELD = "barrier"
-_SIZE = struct.Struct(">I")
 
 # Appends to each record the frames whose keys it does not hold yet, and answers with the records as
 # they were before: what they are now follows from that, so the caller need not be sent it. Many
@@ -74,17 +69,6 @@ return table.concat(answer)
 """
 
 
-class _PackedSizes(dict[int, bytes]):
-    def __missing__(self, size: int) -> bytes:
-        packed = _SIZE.pack(size)
-        if size < 1_000:
-            self[size] = packed
-        return packed
-
-
-_PACKED_SIZES = _PackedSizes()
-
-
 class StoreRestarted(Exception):  # noqa: N818 - it says what happened
     """The join store is not the one the batch began with: what was appended may be gone; read the batch again."""
 
@@ -116,8 +100,8 @@ class RedisRecords:
         self._touched = {}
         self._run_ids = {}
 
-    def append(self, buckets: Mapping[int, Mapping[bytes, bytes]]) -> dict[bytes, bytes | None]:
-        """Append to records by bucket and field; return each as it was before, None where there was none.
+    def append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
+        """Append to records: a bucket and the argument of the script a call; return each call's answer.
 
         Sending the same again appends nothing. The batch's first append remembers which run of the store it met.
 
@@ -130,11 +114,11 @@ class RedisRecords:
             self._run_ids = {name: self._run_id(shard) for name, shard in self._shards().items()}
             self._load()
         try:
-            return self._append(buckets)
+            return self._append(calls)
         except NoScriptError:
             # After a restart the script is gone, and nothing of this batch has been appended to the new run.
             self._load()
-            return self._append(buckets)
+            return self._append(calls)
 
     def barrier(self) -> None:
         """Wait until all that this batch has seen is on disk, in the store that its first append met.
@@ -168,28 +152,22 @@ class RedisRecords:
                 f"join store: not on disk after {BARRIER_TIMEOUT_MS} ms; look at its disk and its appendfsync setting"
             )
 
-    def _append(self, buckets: Mapping[int, Mapping[bytes, bytes]]) -> dict[bytes, bytes | None]:
-        pipelines: dict[str, tuple[Any, list[bytes]]] = {}
+    def _append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
+        pipelines: dict[str, tuple[Any, list[int]]] = {}
         shards = self._shards()
-        for bucket, records in buckets.items():
+        for number, (bucket, blob) in enumerate(calls):
             name = self._shard_of(bucket)
             self._touched[name] = bucket
             if name not in pipelines:
                 pipelines[name] = (shards[name].pipeline(transaction=False), [])
-            pipeline, asked = pipelines[name]
-            fields = list(records)
-            for start in range(0, len(fields), MAX_FIELDS):
-                chunk = fields[start : start + MAX_FIELDS]
-                sent = list(map(records.__getitem__, chunk))
-                sizes = map(_PACKED_SIZES.__getitem__, map(len, sent))
-                blob = b"".join(chain.from_iterable(zip(chunk, sizes, sent, strict=True)))
-                pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob)
-                asked += chunk
-        before: dict[bytes, bytes | None] = {}
-        for pipeline, asked in pipelines.values():
-            answers = [record for answer in pipeline.execute() for record in _answered(answer)]
-            before.update(zip(asked, answers, strict=True))
-        return before
+            pipeline, sent = pipelines[name]
+            pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob)
+            sent.append(number)
+        answers = [b""] * len(calls)
+        for pipeline, sent in pipelines.values():
+            for number, answer in zip(sent, pipeline.execute(), strict=True):
+                answers[number] = answer
+        return answers
 
     def _load(self) -> None:
         # A script of its own for each run: no other worker can have loaded it into a later one, where a
@@ -221,16 +199,3 @@ class RedisRecords:
             node = self._client.get_node_from_key(self._keys.join(bucket))  # type: ignore[no-untyped-call]
             return str(node.name)
         return ""
-
-
-def _answered(answer: bytes) -> list[bytes | None]:
-    """Take the records of one answer apart; an empty one was not there."""
-    if answer.count(0) == len(answer):
-        return [None] * (len(answer) // _SIZE.size)
-    records: list[bytes | None] = []
-    at, end = 0, len(answer)
-    while at < end:
-        (size,) = _SIZE.unpack_from(answer, at)
-        at += 4 + size
-        records.append(answer[at - size : at] if size else None)
-    return records

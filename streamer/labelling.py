@@ -117,7 +117,7 @@ def joinable(rows: Rows) -> list[int] | None:
     ]
 
 
-def given_predictions(rows: Rows) -> Given:
+def given_predictions(rows: Rows, *, buckets: int) -> Given:
     """Return what the join keeps of many predictions, all of them joined: `prediction_entry`, row for row."""
     events = rows.events
     said: list[Any] = [event.score for event in events]
@@ -141,10 +141,10 @@ def given_predictions(rows: Rows) -> Given:
     )
     entries = list(stored)
     alike = len(set(versions)) == 1 and len(set(origins)) == 1
-    return _given(rows, entries, keyed(entries[0])[0] if alike else None)
+    return _given(rows, entries, buckets, keyed(entries[0])[0] if alike else None)
 
 
-def given_labels(rows: Rows) -> Given:
+def given_labels(rows: Rows, *, buckets: int) -> Given:
     """Return what the join keeps of many labels: `label_entry`, row for row."""
     events = rows.events
     stored = map(
@@ -155,13 +155,14 @@ def given_labels(rows: Rows) -> Given:
         _canonical_column([event.label for event in events]),
         [event.deleted for event in events],
     )
-    return _given(rows, list(stored))
+    return _given(rows, list(stored), buckets)
 
 
-def _given(rows: Rows, stored: Sequence[Stored], key: bytes | None = None) -> Given:
+def _given(rows: Rows, stored: Sequence[Stored], buckets: int, key: bytes | None = None) -> Given:
     events = rows.events
     expires = rows.record_times_ms + int(rows.model.config.labels.horizon)
-    return Given(rows.model.name, rows.model.epoch, [event.prediction_id for event in events], stored, expires, key)
+    ids = [event.prediction_id for event in events]
+    return Given.of(rows.model.name, rows.model.epoch, ids, stored, expires, buckets=buckets, key=key)
 
 
 def _slices(rows: Rows) -> Iterable[list[str]]:

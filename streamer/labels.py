@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import redis
 from redis.cluster import RedisCluster
 
-from streamer.join_bulk import Given, by_bucket
+from streamer.join_bulk import MAX_FIELDS, Call, Given, calls, is_blank, taken_apart
 from streamer.join_records import (
     FIELD_BYTES,
     Keyed,
     Stored,
     StoredLabel,
     StoredPrediction,
+    expires_at_ms,
     grow,
     keyed,
     pack,
     position_of,
     rank,
+    sole_label,
     sole_prediction,
     unpack,
 )
@@ -44,6 +46,9 @@ __all__ = [
     "position_of",
     "stored_entry",
 ]
+
+
+_NO_STARTS = np.zeros(0, dtype=np.uint64)
 
 
 class PredictionEntry(msgspec.Struct, array_like=True):
@@ -281,86 +286,151 @@ class JoinStore:
         if not entries:
             return JoinResult()
         groups = _grouped(entries)
-        buckets: dict[int, dict[bytes, bytes]] = {}
-        for digest, group in groups.items():
-            bucket = int.from_bytes(digest[:4], "big") % self._buckets
-            buckets.setdefault(bucket, {})[digest] = _packed(group)
-        before = self._records.append(buckets)
         result = JoinResult()
-        counted: set[str] = set()
-        for digest, group in groups.items():
-            _add(result, counted, group, before[digest])
+        counted = self._join_groups(result, groups)
         result.counted = [entry.position in counted for entry in entries if isinstance(entry, PredictionEntry)]
         result.duplicates += result.counted.count(False)
         return result
 
-    def join_many(self, batch: Sequence[Given]) -> JoinResult:
-        """Append the entries of a batch, predictions or labels, and return what they contribute: `join`, in bulk.
+    @property
+    def buckets(self) -> int:
+        """How many hashes the records are spread over."""
+        return self._buckets
 
-        Most entries are alone with their id in a batch; those that are not go the way of `join`.
+    def join_many(self, batch: Sequence[Given]) -> Iterator[JoinResult]:
+        """Append a batch's entries, predictions or labels, and give what each part contributes: `join`, in bulk.
+
+        Most entries are alone with their id in a batch; those that are not go the way of `join`. All is appended
+        before the first result is asked for.
+
+        Parameters
+        ----------
+        batch : entries in log order.
         """
-        fields = [digest for given in batch for digest in given.fields()]
-        records = [record for given in batch for record in given.records()]
-        groups = {} if len(set(fields)) == len(fields) else _shared(batch, fields)
-        if groups:
-            packed = {digest: _packed(group) for digest, group in groups.items()}
-            records = [packed.get(digest, record) for digest, record in zip(fields, records, strict=True)]
-        before = self._records.append(by_bucket(fields, records, self._buckets)) if fields else {}
         result = JoinResult()
+        groups, kept = _shared(batch)
+        counted = self._join_groups(result, groups) if groups else set()
+        parts = [
+            given.calls if rows is None else self._calls_of(given, rows)
+            for given, rows in zip(batch, kept, strict=True)
+        ]
+        return _results(result, counted, groups, batch, self._before(parts))
+
+    def _calls_of(self, given: Given, rows: list[int]) -> list[Call]:
+        entries = given.entries()
+        made = calls([entries[row][0] for row in rows], [entries[row][1] for row in rows], self._buckets)
+        return [call._replace(rows=[rows[row] for row in call.rows]) for call in made]
+
+    def _join_groups(self, result: JoinResult, groups: Mapping[bytes, _Group]) -> set[str]:
+        """Join entries that are grouped by record; return the positions of the predictions that count."""
+        fields = list(groups)
+        (held,) = self._before([calls(fields, [_packed(group) for group in groups.values()], self._buckets)])
         counted: set[str] = set()
-        for digest, group in groups.items():
-            _add(result, counted, group, before[digest])
-        start = 0
-        for given in batch:
-            end = start + len(given.ids)
-            _add_many(result, counted, groups, given, fields[start:end], before)
-            start = end
+        for row, group in enumerate(groups.values()):
+            _add(result, counted, group, held.get(row))
+        return counted
+
+    def _before(self, parts: Sequence[list[Call]]) -> list[dict[int, bytes]]:
+        """Append, in as few calls as can be; return for each part the records that were there, by row."""
+        by_bucket: dict[int, list[list[tuple[int, Call]]]] = {}
+        for part, made in enumerate(parts):
+            for call in made:
+                bundles = by_bucket.setdefault(call.bucket, [[]])
+                if sum(len(other.rows) for _, other in bundles[-1]) + len(call.rows) > MAX_FIELDS:
+                    bundles.append([])
+                bundles[-1].append((part, call))
+        bundled = [(bucket, bundle) for bucket, bundles in by_bucket.items() for bundle in bundles if bundle]
+        sent = [(bucket, b"".join([call.blob for _, call in bundle])) for bucket, bundle in bundled]
+        held: list[dict[int, bytes]] = [{} for _ in parts]
+        for (_bucket, bundle), answer in zip(bundled, self._records.append(sent) if sent else (), strict=True):
+            if is_blank(answer):
+                continue
+            found = iter(taken_apart(answer))
+            for part, call in bundle:
+                held[part].update((row, record) for row, record in zip(call.rows, found, strict=False) if record)
+        return held
+
+
+def _results(
+    shared: JoinResult,
+    counted: set[str],
+    groups: Mapping[bytes, _Group],
+    batch: Sequence[Given],
+    held: Sequence[dict[int, bytes]],
+) -> Iterator[JoinResult]:
+    """Give each part's result; what entries that share a record contribute is in the first."""
+    result = shared
+    for given, records in zip(batch, held, strict=True):
+        _add_many(result, counted, groups, given, records)
         result.duplicates += result.counted.count(False)
-        return result
+        yield result
+        result = JoinResult()
 
 
-def _shared(batch: Sequence[Given], fields: Sequence[bytes]) -> dict[bytes, _Group]:
-    """Group the entries whose record others of the batch touch too."""
-    several = {digest for digest, times in Counter(fields).items() if times > 1}
+def _shared(batch: Sequence[Given]) -> tuple[dict[bytes, _Group], list[list[int] | None]]:
+    """Group the entries whose record others of the batch touch too.
+
+    Returns
+    -------
+    groups : field → its entries.
+    alone : for each part the rows in no group; None for all of them.
+    """
     groups: dict[bytes, _Group] = {}
-    places = ((given, row) for given in batch for row in range(len(given.ids)))
-    for digest, (given, row) in zip(fields, places, strict=True):
-        if digest in several:
+    alone: list[list[int] | None] = [None] * len(batch)
+    starts, times = np.unique(np.concatenate([given.starts for given in batch] or [_NO_STARTS]), return_counts=True)
+    several = starts[times > 1]
+    if not len(several):
+        return groups, alone
+    for part, given in enumerate(batch):
+        shared = np.isin(given.starts, several)
+        if not shared.any():
+            continue
+        entries = given.entries()
+        for row in np.flatnonzero(shared).tolist():
+            digest, record = entries[row]
             group = groups.setdefault(digest, _Group(given.model, given.model_epoch, 0, []))
-            group.given.append(given.keyed(row))
-            group.expires_at_ms = max(group.expires_at_ms, int(given.expires_at_ms[row]))
-    return groups
+            group.given += unpack(record)
+            group.expires_at_ms = max(group.expires_at_ms, expires_at_ms(record))
+        alone[part] = np.flatnonzero(~shared).tolist()
+    return groups, alone
 
 
 def _add_many(
     result: JoinResult,
     counted: set[str],
-    groups: Collection[bytes],
+    groups: Mapping[bytes, _Group],
     given: Given,
-    fields: Sequence[bytes],
-    before: Mapping[bytes, bytes | None],
+    held: Mapping[int, bytes],
 ) -> None:
-    """Add what the entries of one model contribute; those in groups have been added already."""
-    held = list(map(before.__getitem__, fields))
+    """Add what the entries of one part contribute; those in groups have been added already."""
     predictions = given.of_predictions
-    if not groups and held.count(None) == len(held):
+    if not groups and not held:
         if predictions:
-            result.counted += [True] * len(held)
+            result.counted += [True] * len(given)
         else:
-            result.parked += len(held)
+            result.parked += len(given)
         return
-    for row, (digest, record) in enumerate(zip(fields, held, strict=True)):
-        entry = given.stored[row]
-        if digest not in groups:
-            prediction = None if predictions or record is None else sole_prediction(record)
-            if prediction is not None and isinstance(entry, StoredLabel):
-                # Nothing but the prediction was known: its first label is the effective one.
-                if not entry.deleted:
-                    result.contributions.append(_row(given, prediction, entry.label, 1, 1))
-                continue
-            _add(result, counted, _Group(given.model, given.model_epoch, 0, [given.keyed(row)]), record)
+    for row, (digest, record) in enumerate(given.entries()):
+        before = held.get(row)
+        if digest in groups:
+            before = None
+        elif before is None:
+            if predictions:
+                result.counted.append(True)
+            else:
+                result.parked += 1
+            continue
+        elif not predictions and (prediction := sole_prediction(before)) is not None:
+            # Nothing but the prediction was known: its first label is the effective one.
+            label = sole_label(record)
+            if not label.deleted:
+                result.contributions.append(_row(given, prediction, label.label, 1, 1))
+            continue
+        entry = unpack(record)
+        if before is not None:
+            _add(result, counted, _Group(given.model, given.model_epoch, 0, entry), before)
         if predictions:
-            result.counted.append(entry.position in counted)
+            result.counted.append(entry[0][1].position in counted)
 
 
 def _packed(group: _Group) -> bytes:

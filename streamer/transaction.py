@@ -121,7 +121,7 @@ class TransactionalStep:
         replica: str,
         consumer_properties: dict[str, str],
         producer_properties: dict[str, str],
-        batch: int = 10_000,
+        batch: int = 2500,
         poll_s: float = 0.1,
     ) -> None:
         self._stage = stage

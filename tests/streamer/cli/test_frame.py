@@ -189,6 +189,7 @@ def test_measurements_are_run_in_a_checkout_only(run: Run, tmp_path: Path) -> No
     missing = run("bench")
     assert (missing.exit_code, "run this in a checkout of the repository" in missing.stderr) == (1, True)
     (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
     (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; sys.exit(sys.argv[1:] != ['--quick', '--help'])")
     assert run("bench", "--quick", "--help").exit_code == 0
     assert run("bench", "--slow").exit_code == 1

@@ -53,6 +53,9 @@ class Evaluate:
         self._author = Author(settings, catalog)
         self._committed_at = time.monotonic()
         self._shown_at = 0.0
+        self._absent: set[str] = set()
+        self._absent_as_of = catalog.revision
+        self._patience_s = _CATALOG_S
 
     @property
     def topics(self) -> list[str]:
@@ -119,6 +122,7 @@ class Evaluate:
 
     def idle(self) -> None:
         """Show the live view every `view_ms`; it may be a flush ahead of what is committed."""
+        self._patience_s = _CATALOG_S
         if (time.monotonic() - self._shown_at) * 1000 >= self._settings.worker.view_ms:
             self._shown_at = time.monotonic()
             self._show(self._shards.values())
@@ -136,7 +140,9 @@ class Evaluate:
         for name, tallies in flush.tallies.items():
             self._guarded(shard, name, partial(_tally_all, tallies), even_if_faulted=True)
         for name in list(shard.models):
-            self._guarded(shard, name, partial(self._author.advance, shard))
+            # What is kept of a model that is configured no more stands still.
+            if self._catalog.model(name) is not None:
+                self._guarded(shard, name, partial(self._author.advance, shard))
 
     def _add(self, increment: Increment, model: Model, watched: Watched) -> None:
         if increment.model_epoch != watched.record.model_epoch:
@@ -162,7 +168,7 @@ class Evaluate:
             return
         if command.kind == "tick":
             return
-        model = self._catalog.model(command.model) or self._catalog.await_model(command.model, _CATALOG_S)
+        model = self._model(command.model)
         if model is None or model.epoch != (command.model_epoch or model.epoch):
             reason = "unknown model" if model is None else f"model_epoch is {model.epoch}"
             self._author.effects.append(
@@ -170,6 +176,27 @@ class Evaluate:
             )
             return
         self._guarded(shard, command.model, partial(self._author.answer, shard, command), even_if_faulted=True)
+
+    def _model(self, name: str) -> Model | None:
+        """Return a model; one this worker has not heard of yet is waited for, as its configuration may be on its way.
+
+        A stage that waits is silent, so whatever the log names, one round waits `_CATALOG_S` in all (what
+        was in the log before the wait has had it too), and a name waited for in vain is not waited for
+        again until the catalog changes.
+        """
+        if self._absent_as_of != self._catalog.revision:
+            self._absent_as_of = self._catalog.revision
+            self._absent.clear()
+        model = self._catalog.model(name)
+        if model is not None or name in self._absent:
+            return model
+        began = time.monotonic()
+        model = self._catalog.await_model(name, max(self._patience_s, 0.0))
+        self._patience_s -= time.monotonic() - began
+        if model is None:
+            self._absent.add(name)
+            log.warning("model_unknown", model=name)
+        return model
 
     def _guarded(
         self,
@@ -183,8 +210,7 @@ class Evaluate:
 
         A faulted model is counted on; its looks stop.
         """
-        # Counts of a model this worker has not heard of yet: its configuration is on its way.
-        model = self._catalog.model(name) or self._catalog.await_model(name, _CATALOG_S)
+        model = self._model(name)
         if model is None:
             return
         watched = shard.watched(model)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import pytest
 
+from streamer.catalog import Catalog
 from streamer.models import ModelConfig
 from streamer.transaction import Batch, StepFailed
 from tests.streamer.logs import (
@@ -83,6 +85,42 @@ def test_a_command_for_an_unknown_model_is_refused(monkeypatch: Any) -> None:
     (answer,) = played(log, monkeypatch).values("ledger.v1")
     assert answer["outcome"] == "refused"
     assert answer["reason"] == "unknown model"
+
+
+def test_a_model_without_a_configuration_holds_nothing_up(monkeypatch: Any) -> None:
+    log = drifting(config())
+    player = Player(log, monkeypatch)
+    player.play(6)
+    player.commit()
+    # As when a newer release refuses the stored configuration.
+    log.catalog = Catalog()
+    player.restart()
+    waited: list[str] = []
+    monkeypatch.setattr(log.catalog, "await_model", lambda name, timeout_s: waited.append(name))
+    for _ in range(3):
+        log.command("set_champion", "churn", version="1")
+    player.play()
+    player.commit()
+    assert waited == ["churn"]
+    assert [entry["reason"] for entry in player.values("ledger.v1")] == ["unknown model"] * 3
+    log.catalog.put_model("other", config(name="other").to_json())
+    log.command("set_champion", "churn", version="1")
+    player.play()
+    assert waited == ["churn", "churn"]
+
+
+def test_one_round_waits_no_longer_than_once_whatever_is_named(monkeypatch: Any) -> None:
+    monkeypatch.setattr("streamer.evaluate._CATALOG_S", 0.2)
+    log = Log(catalog_of(config()))
+    for number in range(12):
+        log.command("set_champion", "churn", version="1")
+        partition, at_ms, value = log.records[-1]
+        other = value.replace(b'"model":"churn"', b'"model":"other%d"' % number)
+        log.records[-1] = (partition, at_ms, other)
+    player = Player(log, monkeypatch)
+    began = time.monotonic()
+    player.play()
+    assert time.monotonic() - began < 1.0
 
 
 def test_a_model_shown_before_all_commands_were_read_is_shown_again_with_its_split(monkeypatch: Any) -> None:

@@ -14,6 +14,8 @@ from scipy import special
 SCORE_CELLS = 64
 CALIBRATION_GROUPS = 16
 MICRO = 1_000_000
+# No number of a regression counts as more: sums of squares over 10**10 rows, and their squares, stay finite.
+LARGEST = 1e140
 # Equal steps of arcsin √p: cells are narrow near 0 and 1, where a rare class has all its scores. Rounded,
 # so that a row and its later correction fall into the same cell whatever machine folds them.
 SCORE_EDGES = np.round(np.sin(np.arange(1, SCORE_CELLS) * np.pi / (2 * SCORE_CELLS)) ** 2, 12)
@@ -52,7 +54,8 @@ class PerformanceSchema:
     Notes
     -----
     For classification every entry is an integer (log loss and Brier score in millionths, rounded an
-    event), so that sums, signed ones too, are exact and free of order. For regression they are float64.
+    event), so that sums, signed ones too, are exact and free of order. For regression they are float64,
+    and a label or prediction beyond ±1e140 counts as that.
 
     Raises
     ------
@@ -227,7 +230,7 @@ def performance_drop(
         return PerformanceDrop(value, baseline_value, drop, -math.inf, math.inf, int(n), 1)
     squares = float(sums.sum() if schema.higher_is_better else panes[:, REGRESSION.index("squared_error")].sum())
     between = k / (k - 1) * float(((sums - value * counts) ** 2).sum()) / n**2
-    within = max(squares / n - value**2, 0.0) / n
+    within = max(squares / n - value * value, 0.0) / n
     radius = float(special.stdtrit(k - 1, 1 - alpha / 2)) * math.sqrt(max(between, within) + baseline_se**2)
     return PerformanceDrop(value, baseline_value, drop, drop - radius, drop + radius, int(n), k)
 
@@ -267,7 +270,8 @@ def _regression(vector: Vectors) -> dict[str, float]:
     n, absolute, squared, error, truth, squared_truth = (float(entry) for entry in vector)
     # Taking rows back leaves rounding behind, so a sum of squares may end a hair below zero.
     found = {"mae": max(absolute, 0.0) / n, "rmse": math.sqrt(max(squared, 0.0) / n), "bias": error / n}
-    spread = squared_truth - truth**2 / n
+    # A float times itself may become inf, where its power would raise.
+    spread = squared_truth - truth * truth / n
     if spread > 1e-12 * squared_truth:
         found["r2"] = 1 - squared / spread
     return found
@@ -285,7 +289,7 @@ def _log_loss_micro(probability: Floats) -> Floats:
 
 
 def _numbers(texts: Sequence[str], what: str) -> Floats:
-    """Return texts as finite numbers, or a ValueError that holds the first that is none."""
+    """Return texts as numbers within ±LARGEST, or a ValueError that holds the first that is not finite."""
     try:
         numbers = np.asarray(np.asarray(texts, dtype=object), dtype=np.float64)
     except ValueError:
@@ -293,7 +297,7 @@ def _numbers(texts: Sequence[str], what: str) -> Floats:
     if not np.isfinite(numbers).all():
         wrong = texts[int(np.flatnonzero(~np.isfinite(numbers))[0])]
         raise ValueError(f"{what}: got {wrong!r}, wanted a finite number; a regression model has no others")
-    return numbers
+    return np.clip(numbers, -LARGEST, LARGEST)
 
 
 def _number(text: str) -> float:

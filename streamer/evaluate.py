@@ -14,7 +14,7 @@ from streamer import effects, telemetry
 from streamer.author import Author
 from streamer.catalog import Catalog, Model
 from streamer.events import Command, Increment, ModelMark, Partial, SourceProgress
-from streamer.model_record import Watched
+from streamer.model_record import FAULTS, Watched
 from streamer.pane_store import PaneKey
 from streamer.settings import Settings
 from streamer.shard import Shard, restore_shard
@@ -40,7 +40,7 @@ class Evaluate:
         catalog: Catalog,
         *,
         consumer_properties: dict[str, str],
-        show: Callable[[Iterable[Shard]], None],
+        show: Callable[[Iterable[Shard]], Iterable[tuple[Shard, Watched, Exception]]],
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -125,7 +125,8 @@ class Evaluate:
         self._patience_s = _CATALOG_S
         if (time.monotonic() - self._shown_at) * 1000 >= self._settings.worker.view_ms:
             self._shown_at = time.monotonic()
-            self._show(self._shards.values())
+            for shard, watched, error in self._show(self._shards.values()):
+                self._fault(shard, watched, error)
 
     def _apply(self, shard: Shard, flush: Partial) -> None:
         """Take in one flush of one ingest: counts first, then time, then what time has completed."""
@@ -218,11 +219,16 @@ class Evaluate:
             return
         try:
             act(model, watched)
-        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            log.exception("model_faulted", model=name, reason=str(error))
+        except FAULTS as error:
+            self._fault(shard, watched, error)
+
+    def _fault(self, shard: Shard, watched: Watched, error: Exception) -> None:
+        """Mark a model faulted; the first error stays its reason."""
+        log.error("model_faulted", model=watched.record.name, reason=str(error), exc_info=error)
+        reason = f"{type(error).__name__}: {error}"
+        watched.record.life, transitions = lifecycle.fault(watched.record.life, reason=reason)
+        if transitions:
             telemetry.FAULTED_MODELS.inc()
-            reason = f"{type(error).__name__}: {error}"
-            watched.record.life, transitions = lifecycle.fault(watched.record.life, reason=reason)
             self._author.note(shard, watched, transitions)
 
     def _agreed(self, shard: Shard, partition: Partition, standing: Mapping[Partition, Standing]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from monitors.drift import FeatureDrift as Drift
 from monitors.profile import ReferenceProfile
 from streamer import documents, effects, looks, telemetry
 from streamer.catalog import Catalog, Model
-from streamer.model_record import Watched
+from streamer.model_record import FAULTS, Watched
 from streamer.pane_store import Pane
 from streamer.shard import Shard
 from streamer.state import Keys
@@ -67,9 +67,10 @@ class LiveWriter:
         """Have the next `show` write every document, as after a flushed Redis."""
         self._everything = True
 
-    def show(self, shards: Iterable[Shard]) -> None:
-        """Write the documents of every model that has changed."""
+    def show(self, shards: Iterable[Shard]) -> list[tuple[Shard, Watched, Exception]]:
+        """Write the documents of every model that has changed; return those that could not be computed, and why."""
         everything, self._everything = self._everything, False
+        failed: list[tuple[Shard, Watched, Exception]] = []
         try:
             # A Redis that was flushed has not even the summaries.
             everything = everything or not self._redis.exists(self._keys.models())
@@ -77,8 +78,11 @@ class LiveWriter:
                 for name, watched in shard.models.items():
                     model = self._catalog.model(name)
                     if model is not None and (everything or not watched.shown):
-                        self._show_model(shard, model, watched)
+                        # What cannot be computed of a model is tried again when the model has changed.
+                        error = self._show_model(shard, model, watched)
                         watched.shown = True
+                        if error is not None:
+                            failed.append((shard, watched, error))
             self._reachable = True
         except redis.RedisError as error:
             self._everything = True
@@ -86,10 +90,12 @@ class LiveWriter:
             if self._reachable:
                 log.error("view_unreachable", reason=str(error))
             self._reachable = False
+        return failed
 
-    def _show_model(self, shard: Shard, model: Model, watched: Watched) -> None:
+    def _show_model(self, shard: Shard, model: Model, watched: Watched) -> Exception | None:
+        """Write what can be computed of a model; return the error of what cannot."""
         now_ms = int(time.time() * 1000)
-        values = self._documents(model, watched, now_ms)
+        values, failure = self._documents(model, watched, now_ms)
         keys = [f"{self._keys.root}:{{{model.name}}}:stamp", self._keys.split(model.name), *values]
         # Before commands have been read to their end, a forced rollback may still stand unread.
         split = effects.deployment_of(watched.record)
@@ -101,40 +107,51 @@ class LiveWriter:
             summary = self._summary(model, watched, now_ms)
             self._redis.hset(self._keys.models(), model.name, msgspec.json.encode(summary))
             self._tell(model.name, watched)
+        return failure
 
-    def _documents(self, model: Model, watched: Watched, now_ms: int) -> dict[str, bytes]:
-        record = watched.record
+    def _documents(self, model: Model, watched: Watched, now_ms: int) -> tuple[dict[str, bytes], Exception | None]:
+        """Return a model's documents by key, and the last error of those that could not be computed.
+
+        Each kind stands alone: whoever wonders about a model's numbers must still see its state, and routers its split.
+        """
         name = model.name
         values: dict[str, bytes] = {}
+        failure: Exception | None = None
+        state: list[tuple[str, Callable[[], documents.Document | None]]] = [
+            (self._keys.alerts(name), lambda: _alerts_document(watched, now_ms)),
+            (self._keys.request(name), lambda: _request_document(watched, now_ms)),
+            (self._keys.canary(name), lambda: _canary_document(model, watched, now_ms)),
+        ]
+        for key, build in state:
+            try:
+                document = build()
+                if document is not None:
+                    values[key] = _value(document)
+            except FAULTS as error:
+                failure = error
         for version in watched.versions() | ({looks.served(watched)} - {"_"}):
-            profile = self._catalog.reference(name, version)
-            drift, quality = _drift_documents(model, profile, watched, version, now_ms)
-            values[self._keys.drift(name, version)] = _hash(drift)
-            values[self._keys.quality(name, version)] = _hash(quality)
-            whole, slices = _performance_documents(model, profile, watched, version, now_ms)
-            values[self._keys.performance(name, version)] = _value(whole)
-            values[self._keys.slices(name, version)] = _hash(slices)
-        event_time_ms = record.clock.watermark_ms
-        alert = record.alert
-        values[self._keys.alerts(name)] = _value(
-            documents.Alerts(
-                as_of_ms=now_ms,
-                event_time_ms=event_time_ms,
-                phase=alert.phase,
-                streaks={"drift": alert.drift_streak, "performance": alert.performance_streak},
-                since_ms=alert.since_ms,
-                cooling_until_ms=alert.cooling_until_ms,
-                fault=alert.fault,
-                faulted=record.life.faulted is not None,
-            )
-        )
-        request = _request_document(watched, now_ms)
-        if request is not None:
-            values[self._keys.request(name)] = _value(request)
-        canary = _canary_document(model, watched, now_ms)
-        if canary is not None:
-            values[self._keys.canary(name)] = _value(canary)
-        return values
+            for numbers in (self._drift, self._performance):
+                try:
+                    values |= numbers(model, watched, version, now_ms)
+                except FAULTS as error:
+                    failure = error
+        return values, failure
+
+    def _drift(self, model: Model, watched: Watched, version: str, now_ms: int) -> dict[str, bytes]:
+        profile = self._catalog.reference(model.name, version)
+        drift, quality = _drift_documents(model, profile, watched, version, now_ms)
+        return {
+            self._keys.drift(model.name, version): _hash(drift),
+            self._keys.quality(model.name, version): _hash(quality),
+        }
+
+    def _performance(self, model: Model, watched: Watched, version: str, now_ms: int) -> dict[str, bytes]:
+        profile = self._catalog.reference(model.name, version)
+        whole, slices = _performance_documents(model, profile, watched, version, now_ms)
+        return {
+            self._keys.performance(model.name, version): _value(whole),
+            self._keys.slices(model.name, version): _hash(slices),
+        }
 
     def _summary(self, model: Model, watched: Watched, now_ms: int) -> documents.ModelSummary:
         record = watched.record
@@ -300,6 +317,20 @@ def _metrics(model: Model, vector: np.ndarray[Any, Any] | None) -> dict[str, flo
 def _point(model: Model, start_ms: int, pane: Pane) -> dict[str, Any]:
     metrics = _metrics(model, pane.performance.get(""))
     return {"pane_start_ms": start_ms, "n": pane.labelled, model.schema.primary: metrics.get(model.schema.primary)}
+
+
+def _alerts_document(watched: Watched, now_ms: int) -> documents.Alerts:
+    alert = watched.record.alert
+    return documents.Alerts(
+        as_of_ms=now_ms,
+        event_time_ms=watched.record.clock.watermark_ms,
+        phase=alert.phase,
+        streaks={"drift": alert.drift_streak, "performance": alert.performance_streak},
+        since_ms=alert.since_ms,
+        cooling_until_ms=alert.cooling_until_ms,
+        fault=alert.fault,
+        faulted=watched.record.life.faulted is not None,
+    )
 
 
 def _request_document(watched: Watched, now_ms: int) -> documents.RequestView | None:

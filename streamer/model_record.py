@@ -17,6 +17,8 @@ from streamer.models import ModelConfig
 from streamer.pane_store import Pane, PaneKey
 
 SERIES = 60
+# Errors that are one model's own: they mark that model, and must not follow its partition from worker to worker.
+FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, msgspec.MsgspecError)
 _TIMELINE = 100
 
 

@@ -114,8 +114,22 @@ def published_versions(settings: Settings) -> dict[str, list[str]]:
 
 
 def publish_models(settings: Settings, models: Iterable[ModelConfig]) -> None:
-    """Publish models' configurations; KafkaException when Kafka does not take them all."""
-    _produce(settings, settings.topic("models"), [(model.name, model.to_json()) for model in models])
+    """Publish models' configurations.
+
+    Raises
+    ------
+    ConfigError
+        When one of them does not go with what is published under its name; then none is.
+    KafkaException
+        When Kafka does not take them all.
+    """
+    models = list(models)
+    topic = settings.topic("models")
+    newest = newest_by_key(settings, topic)
+    refused = [why for model in models if (why := _conflict(model, newest.get(model.name)))]
+    if refused:
+        raise ConfigError("\n".join(refused))
+    _produce(settings, topic, [(model.name, model.to_json()) for model in models])
 
 
 def read_models(settings: Settings) -> dict[str, ModelConfig]:
@@ -129,6 +143,37 @@ def read_models(settings: Settings) -> dict[str, ModelConfig]:
     topic = settings.topic("models")
     newest = newest_by_key(settings, topic)
     return {name: parse_model(_object(newest[name], f"{topic} key {name}"), topic) for name in sorted(newest)}
+
+
+class _Standing(msgspec.Struct):
+    """What of a published configuration its counts depend on; a configuration of another release has it too."""
+
+    task: str
+    model_epoch: int = 1
+
+
+def _conflict(model: ModelConfig, published: bytes | None) -> str | None:
+    """Say why a configuration cannot follow the published one: its counts go on, or begin anew at a higher epoch."""
+    if published is None:
+        return None
+    try:
+        stands = msgspec.json.decode(published, type=_Standing)
+    except msgspec.DecodeError:
+        return None
+    anew = stands.model_epoch + 1
+    if model.model_epoch < stands.model_epoch:
+        return (
+            f"{model.name}: model_epoch: got {model.model_epoch}, but {stands.model_epoch} is published, and events of "
+            f"a lower epoch are not counted; apply it with model_epoch = {stands.model_epoch}, or with {anew} to begin "
+            "anew"
+        )
+    if model.model_epoch == stands.model_epoch and model.task != stands.task:
+        return (
+            f"{model.name}: task: got {model.task!r}, but {stands.task!r} is published at model_epoch "
+            f"{stands.model_epoch}, and counts of one task are not the other's; apply it with model_epoch = {anew} to "
+            f"begin anew, or with task = {stands.task!r}"
+        )
+    return None
 
 
 def _parts(settings: Settings) -> dict[tuple[str, str], dict[str, bytes]]:

@@ -268,6 +268,19 @@ def test_a_regression_row_that_is_no_number_is_refused_by_name(wrong: str):
         REGRESSION.outcomes(["1"], [wrong], np.array([math.nan]))
 
 
+def test_the_largest_numbers_there_are_leave_every_metric_finite():
+    largest = repr(1.797e308)
+    rows = [(largest, "-" + largest, math.nan), ("1", "2", math.nan)]
+    panes = fold(REGRESSION, rows, groups=[0, 1], n_groups=2)
+    found = REGRESSION.metrics(panes.sum(axis=0))
+    assert all(math.isfinite(value) for value in found.values())
+    drop = performance_drop(REGRESSION, baseline_value=1.0, baseline_se=0.1, pane_vectors=panes, alpha=0.05)
+    assert math.isfinite(drop.upper)
+    # As an earlier release has kept such a row.
+    spoilt = np.array([1, math.inf, math.inf, math.inf, 1.797e308, math.inf])
+    assert REGRESSION.metrics(spoilt)["n"] == 1
+
+
 def panes_of(hits: list[int], sizes: list[int]) -> np.ndarray:
     return np.array([[size, hit, 0, 0] for hit, size in zip(hits, sizes, strict=True)])
 

@@ -184,7 +184,7 @@ class Player:
 
     def restart(self) -> None:
         """Begin again from what is committed, as after a kill."""
-        self.evaluate = Evaluate(SETTINGS, self.log.catalog, consumer_properties={}, show=lambda shards: None)
+        self.evaluate = Evaluate(SETTINGS, self.log.catalog, consumer_properties={}, show=lambda shards: [])
         standing = {p: Standing(self.committed.get(p), 0) for p in (PARTIALS, COMMANDS)}
         self.next = self.evaluate.restore(standing)
 

@@ -1,0 +1,62 @@
+"""The live view as it is written: what one model breaks stays its own, and what Redis loses comes back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from streamer import live
+from streamer.live import LiveWriter
+from streamer.state import Keys
+from tests.streamer.logs import Log, Player, catalog_of, config, predictions
+
+KEYS = Keys("test")
+
+
+@pytest.fixture
+def log() -> Log:
+    log = Log(catalog_of(config()))
+    log.command("set_champion", "churn", version="1")
+    log.flush(predictions(0, 200))
+    return log
+
+
+@pytest.fixture
+def player(log: Log, monkeypatch: pytest.MonkeyPatch) -> Player:
+    player = Player(log, monkeypatch)
+    player.play()
+    player.tick()
+    player.commit()
+    return player
+
+
+@pytest.fixture
+def writer(log: Log, store: redis.Redis) -> LiveWriter:
+    return LiveWriter(store, KEYS, log.catalog)
+
+
+def show(player: Player, writer: LiveWriter) -> None:
+    """Do what evaluate does between reads."""
+    player.evaluate._show = writer.show
+    player.evaluate._shown_at = 0.0
+    player.evaluate.idle()
+
+
+def test_a_model_that_cannot_be_shown_is_faulted_and_its_state_still_shown(
+    player: Player, writer: LiveWriter, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OverflowError("out of numbers")
+
+    monkeypatch.setattr(live, "_performance_documents", broken)
+    show(player, writer)
+    show(player, writer)
+    player.commit()
+    (entry,) = [entry for entry in player.values("ledger.v1") if entry["state"] == "faulted"]
+    assert "OverflowError: out of numbers" in entry["reason"]
+    assert json.loads(store.get(KEYS.alerts("churn")) or "{}")["faulted"]
+    assert json.loads(store.get(KEYS.split("churn")) or "{}")["champion"] == "1"
+    assert store.hget(KEYS.drift("churn", "1"), "age") is not None

@@ -21,19 +21,21 @@ from streamer.catalog import Catalog, Model
 from streamer.model_record import FAULTS, Watched
 from streamer.pane_store import Pane
 from streamer.shard import Shard
-from streamer.state import Keys
+from streamer.state import OLDER_SPLIT, Keys
 
 log = structlog.get_logger(__name__)
 
 _TIMELINE = 1_000
 # A document may be written only by who has read further in the model's own partition, and the split only
 # by a deployment that is not older: a replica that was thought dead must not paint over its successor.
-_WRITE = """
+_WRITE = (
+    OLDER_SPLIT
+    + """
 local held = redis.call('GET', KEYS[1])
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 local split = redis.call('GET', KEYS[2])
-if ARGV[2] ~= '' and (not split or cjson.decode(split).epoch <= cjson.decode(ARGV[2]).epoch) then
+if ARGV[2] ~= '' and not (split and older_split(ARGV[2], split)) then
   redis.call('SET', KEYS[2], ARGV[2])
 end
 for i = 3, #KEYS do
@@ -47,6 +49,7 @@ for i = 3, #KEYS do
 end
 return 1
 """
+)
 
 
 class LiveWriter:

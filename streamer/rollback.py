@@ -12,7 +12,7 @@ from streamer import commands
 from streamer.events import Deployment, encode
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
-from streamer.state import Keys
+from streamer.state import OLDER_SPLIT, Keys
 from streamer.topic_reader import newest_by_key
 
 # Above anything evaluate may have published unseen; it goes on from there when it has read the command.
@@ -20,12 +20,15 @@ EPOCH_LEAP = 1_000_000
 # A worker that is up answers within a second.
 _ANSWER_S = 5.0
 
-_SET = """
+_SET = (
+    OLDER_SPLIT
+    + """
 local held = redis.call('GET', KEYS[1])
-if held and cjson.decode(held).epoch > tonumber(ARGV[2]) then return 0 end
+if held and older_split(ARGV[1], held) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
+)
 
 
 class RollbackError(Exception):
@@ -101,7 +104,7 @@ def _deployment(settings: Settings, client: redis.Redis, key: str, model: str) -
 
 def _turn_back(client: redis.Redis, key: str, forced: Deployment) -> str:
     try:
-        written = client.eval(_SET, 1, key, encode(forced), forced.epoch)
+        written = client.eval(_SET, 1, key, encode(forced))
     except redis.RedisError as error:
         return f"not set: {error}"
     return "set" if written else "not set: a newer deployment stands there; run it again"

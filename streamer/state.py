@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Lua: whether a split is older than another, both as JSON. A model made anew begins at epoch 0 of a higher model_epoch.
+OLDER_SPLIT = """
+local function older_split(one, other)
+  one, other = cjson.decode(one), cjson.decode(other)
+  local made, remade = one.model_epoch or 1, other.model_epoch or 1
+  return made < remade or (made == remade and one.epoch < other.epoch)
+end
+"""
+
 
 @dataclass(frozen=True)
 class Keys:

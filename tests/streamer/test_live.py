@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from streamer import live
+from streamer.events import Deployment, encode
 from streamer.live import LiveWriter
 from streamer.state import Keys
 from tests.streamer.logs import Log, Player, catalog_of, config, predictions
@@ -60,3 +61,14 @@ def test_a_model_that_cannot_be_shown_is_faulted_and_its_state_still_shown(
     assert json.loads(store.get(KEYS.alerts("churn")) or "{}")["faulted"]
     assert json.loads(store.get(KEYS.split("churn")) or "{}")["champion"] == "1"
     assert store.hget(KEYS.drift("churn", "1"), "age") is not None
+
+
+def test_a_model_made_anew_gets_its_split_and_an_older_one_does_not_replace_it(
+    player: Player, writer: LiveWriter, store: redis.Redis
+) -> None:
+    for model_epoch, epoch, champion in ((2, 0, "9"), (0, 500, "1")):
+        store.flushall()
+        held = Deployment(model="churn", model_epoch=model_epoch, epoch=epoch, champion="9")
+        store.set(KEYS.split("churn"), encode(held))
+        show(player, writer)
+        assert json.loads(store.get(KEYS.split("churn")) or "{}")["champion"] == champion

@@ -170,6 +170,15 @@ def test_a_newer_deployment_is_not_painted_over(
     assert forced(split) == SPLIT
 
 
+def test_a_model_made_anew_is_newer_whatever_its_epoch(split: redis.Redis) -> None:
+    anew = encode(msgspec.structs.replace(SPLIT, model_epoch=2, epoch=1))
+    key = Keys().split("churn")
+    assert rollback._turn_back(split, key, msgspec.structs.replace(SPLIT, model_epoch=2, epoch=1)) == "set"
+    assert split.get(key) == anew
+    assert rollback._turn_back(split, key, SPLIT) != "set"
+    assert split.get(key) == anew
+
+
 def test_with_redis_away_the_deployment_is_taken_from_kafka(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

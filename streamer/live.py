@@ -47,9 +47,10 @@ for i = 3, #KEYS do
     for j = 2, #fields, 2 do redis.call('HSET', KEYS[i], fields[j], fields[j + 1]) end
   end
 end
-return 1
+return held and 1 or 2
 """
 )
+_REFUSED, _NEW = 0, 2
 
 
 class LiveWriter:
@@ -105,8 +106,11 @@ class LiveWriter:
         settled = shard.commands_read and bool(split.champion)
         stamp = sum(shard.position.applied.values())
         written = self._write(keys=keys, args=[stamp, msgspec.json.encode(split) if settled else "", *values.values()])
-        telemetry.VIEW_WRITES.labels("written" if written else "refused").inc()
-        if written:
+        telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
+        if written == _NEW:
+            # Nothing of this model was there: what the timeline had is gone as well.
+            watched.told = 0
+        if written != _REFUSED:
             summary = self._summary(model, watched, now_ms)
             self._redis.hset(self._keys.models(), model.name, msgspec.json.encode(summary))
             self._tell(model.name, watched)
@@ -187,9 +191,9 @@ class LiveWriter:
                 self._redis.xadd(self._keys.timeline(name), fields, id=f"{at}-1", maxlen=_TIMELINE, approximate=True)
             except redis.ResponseError:
                 # The stream already has this id or a newer one: it was told by whoever came before us.
-                continue
-            finally:
-                watched.told = at
+                pass
+            # Not when Redis went away over it: then the line is told again.
+            watched.told = at
 
 
 def _hash(fields: dict[str, documents.Document]) -> bytes:

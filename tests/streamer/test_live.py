@@ -72,3 +72,33 @@ def test_a_model_made_anew_gets_its_split_and_an_older_one_does_not_replace_it(
         store.set(KEYS.split("churn"), encode(held))
         show(player, writer)
         assert json.loads(store.get(KEYS.split("churn")) or "{}")["champion"] == champion
+
+
+def told(store: redis.Redis) -> list[str]:
+    return [fields[b"text"].decode() for _id, fields in store.xrange(KEYS.timeline("churn"))]
+
+
+def test_a_flushed_view_gets_its_timeline_back(player: Player, writer: LiveWriter, store: redis.Redis) -> None:
+    show(player, writer)
+    before = told(store)
+    assert before
+    store.flushall()
+    # As when another worker has begun to fill the view again.
+    store.hset(KEYS.models(), "other", "{}")
+    writer.reconcile()
+    show(player, writer)
+    assert told(store) == before
+
+
+def test_a_line_of_the_timeline_that_redis_went_away_over_is_told_again(
+    player: Player, writer: LiveWriter, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise redis.ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "xadd", away)
+        show(player, writer)
+    assert told(store) == []
+    show(player, writer)
+    assert told(store) != []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -78,7 +78,10 @@ def clock_of(config: ModelConfig) -> ModelClock:
 
 @dataclass
 class Watched:
-    """One model in evaluate's memory: its record, its panes, and what has changed since the last commit."""
+    """One model in evaluate's memory: its record, its panes, and what has changed since the last commit.
+
+    `config` is the configuration its clock goes by, None before the first since it was restored.
+    """
 
     record: ModelRecord
     panes: dict[PaneKey, Pane] = field(default_factory=dict)
@@ -87,6 +90,18 @@ class Watched:
     changed: bool = True
     shown: bool = False
     told: int = 0
+    config: ModelConfig | None = None
+
+    def follow(self, config: ModelConfig) -> None:
+        """Go by a configuration's lengths of time from here on; what has completed stays so."""
+        if self.config is config:
+            return
+        self.config = config
+        lengths, held = clock_of(config), self.record.clock
+        clock = replace(lengths, watermarks=held.watermarks, complete=held.complete, mature=held.mature)
+        if clock != held:
+            self.record.clock = clock
+            self.changed, self.shown = True, False
 
     def pane(self, key: PaneKey) -> Pane:
         """Return a pane, made if it is new, and mark it as changed."""

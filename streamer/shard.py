@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from streamer.catalog import Catalog, Model
-from streamer.model_record import ModelRecord, Watched, clock_of, decode_record, encode_record
+from streamer.model_record import ModelRecord, Watched, decode_record, encode_record
 from streamer.pane_store import Pane, decode_part, encode_pane
 from streamer.state_log import (
     POSITION,
@@ -35,14 +35,16 @@ class Shard:
     buried: list[tuple[str, Watched]] = field(default_factory=list)
 
     def watched(self, model: Model) -> Watched:
-        """Return a model in memory; a new one, or one of a newer epoch, begins empty."""
+        """Return a model in memory, going by its present configuration; a new one, or a newer epoch, begins empty."""
         held = self.models.get(model.name)
         if held is not None and held.record.model_epoch >= model.epoch:
+            if held.record.model_epoch == model.epoch:
+                held.follow(model.config)
             return held
         if held is not None:
             held.forget(list(held.panes))
             self.buried.append((model.name, held))
-        fresh = self.models[model.name] = Watched(ModelRecord.new(model.config))
+        fresh = self.models[model.name] = Watched(ModelRecord.new(model.config), config=model.config)
         return fresh
 
     def changes(self, topic: str) -> Iterator[Record]:
@@ -85,16 +87,6 @@ def restore_shard(index: int, stored: dict[str, bytes], catalog: Catalog) -> Sha
     for key, raw in stored.items():
         if key.startswith("model|"):
             record = decode_record(raw)
-            model = catalog.model(record.name)
-            if model is not None:
-                # The lengths of time are the configuration's, which may have changed meanwhile.
-                clock = clock_of(model.config)
-                clock.watermarks, clock.complete, clock.mature = (
-                    record.clock.watermarks,
-                    record.clock.complete,
-                    record.clock.mature,
-                )
-                record.clock = clock
             shard.models[record.name] = Watched(record, changed=False)
     for key, raw in stored.items():
         if key.startswith("pane|"):

@@ -236,6 +236,27 @@ def test_late_events_are_kept_apart_from_what_was_looked_at(monkeypatch: Any) ->
     assert shard.models["churn"].record.tallies["late"] == 7
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_changed_length_of_time_is_gone_by_from_the_next_record_on(monkeypatch: Any, restarted: bool) -> None:
+    log = Log(catalog_of(config()))
+    log.flush(predictions(0, 100))
+    player = played(log, monkeypatch)
+    changed = config(time={"lateness": "30s", "idle": "2s"}, labels={"maturity": "5m"})
+    log.catalog.put_model("churn", changed.to_json())
+    if restarted:
+        player.restart()
+    log.flush(predictions(1, 100))
+    player.play()
+    clock = player.evaluate._shards[0].models["churn"].record.clock
+    assert (clock.pane_ms, clock.lateness_ms, clock.idle_ms, clock.maturity_ms) == (PANE, 30_000, 2_000, 300_000)
+    assert clock.watermark_ms > T0 + PANE
+    log.catalog.put_model("churn", config(model_epoch=1).to_json())
+    log.quiet(1)
+    player.play()
+    player.commit()
+    assert player.evaluate._shards[0].models["churn"].record.clock.idle_ms == 1_000
+
+
 def test_events_below_the_retention_floor_make_no_pane(monkeypatch: Any) -> None:
     log = Log(catalog_of(config(time={"retention": "2m"})))
     log.flush(predictions(100, 10))

@@ -9,7 +9,7 @@ import structlog
 
 from monitors import lifecycle
 from monitors.policy import Look, ended
-from streamer import effects, looks, telemetry
+from streamer import effects, looks
 from streamer.catalog import Catalog, Model
 from streamer.events import Command, RetrainRequest
 from streamer.model_record import ModelRecord, Watched
@@ -181,7 +181,6 @@ class Author:
             salt=command.subject,
         )
         if command.kind == "clear_fault" and answered.outcome == "accepted":
-            telemetry.FAULTED_MODELS.dec()
             record.alert = effects.without_fault(record.alert)
         self.effects.append(effects.answer_record(self._settings, shard.index, record, command, answered, now_ms))
         log.info("answered", model=model.name, kind=command.kind, outcome=answered.outcome, reason=answered.reason)

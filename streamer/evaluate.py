@@ -77,6 +77,7 @@ class Evaluate:
                         f"{topic}[{index}] is not assigned with its sibling; both must have the same count"
                     )
                 starts[partition] = resume(partition, self._agreed(shard, partition, standing), standing[partition].low)
+        self._count_faulted()
         log.info("restored", partitions=len(self._shards), models=sum(len(s.models) for s in self._shards.values()))
         return starts
 
@@ -119,6 +120,7 @@ class Evaluate:
         self._committed_at = time.monotonic()
         for shard in self._shards.values():
             shard.settle()
+        self._count_faulted()
 
     def idle(self) -> None:
         """Show the live view every `view_ms`; it may be a flush ahead of what is committed."""
@@ -228,8 +230,14 @@ class Evaluate:
         reason = f"{type(error).__name__}: {error}"
         watched.record.life, transitions = lifecycle.fault(watched.record.life, reason=reason)
         if transitions:
-            telemetry.FAULTED_MODELS.inc()
             self._author.note(shard, watched, transitions)
+
+    def _count_faulted(self) -> None:
+        """Say how many models are faulted; one that is configured no more could not be cleared, and is not counted."""
+        records = [watched.record for shard in self._shards.values() for watched in shard.models.values()]
+        telemetry.FAULTED_MODELS.set(
+            sum(record.life.faulted is not None and self._catalog.model(record.name) is not None for record in records)
+        )
 
     def _agreed(self, shard: Shard, partition: Partition, standing: Mapping[Partition, Standing]) -> int | None:
         """Return the offset that group and state agree on; the state's alone where the group's has expired."""

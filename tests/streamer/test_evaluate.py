@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from streamer import telemetry
 from streamer.catalog import Catalog
 from streamer.models import ModelConfig
 from streamer.transaction import Batch, StepFailed
@@ -289,6 +290,29 @@ def test_a_fault_in_one_model_is_marked_and_does_not_stop_the_stage(monkeypatch:
     assert "out of cheese" in entry["reason"]
     watched = player.evaluate._shards[0].models["churn"]
     assert sum(pane.events for pane in watched.panes.values()) == 12 * 200
+
+
+def test_the_faulted_models_are_counted_as_they_stand(monkeypatch: Any) -> None:
+    def faulted() -> float | None:
+        return telemetry.REGISTRY.get_sample_value("driftloop_faulted_models")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("out of cheese")
+
+    log = Log(catalog_of(config()))
+    with monkeypatch.context() as patch:
+        patch.setattr("streamer.evaluate._observe", broken)
+        for pane in range(3):
+            log.flush(predictions(pane, 10))
+        player = played(log, monkeypatch)
+    assert faulted() == 1
+    telemetry.FAULTED_MODELS.set(0)
+    player.restart()
+    assert faulted() == 1
+    log.command("clear_fault", "churn")
+    player.play()
+    player.commit()
+    assert faulted() == 0
 
 
 def test_state_and_group_must_agree_on_what_is_applied(monkeypatch: Any) -> None:

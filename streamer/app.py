@@ -65,6 +65,7 @@ class Worker:
                 consumer_properties=kafka_clients.librdkafka(self.settings.kafka.properties(), scope="consumer"),
                 show=self.live.show,
             )
+            self.live.reads(topic_ids(self.settings, evaluate.topics))
             self.steps["evaluate"] = self._step("evaluate", evaluate, evaluate.topics)
         if self.role in ("all", "ingest"):
             ingest = self._ingest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,19 +28,25 @@ log = structlog.get_logger(__name__)
 _TIMELINE = 1_000
 # A document may be written only by who has read further in the model's own partition, and the split only
 # by a deployment that is not older: a replica that was thought dead must not paint over its successor.
+# Neither holds against what was read from other topics: where Kafka was made anew, all begins at nothing. So the
+# stamp is the offsets, the log they are offsets of, and the log the split was last taken from (the split is
+# kept back for a while, and what an earlier release has stamped says no log).
 _WRITE = (
     OLDER_SPLIT
     + """
 local held = redis.call('GET', KEYS[1])
-if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1])
-local split = redis.call('GET', KEYS[2])
-if ARGV[2] ~= '' and not (split and older_split(ARGV[2], split)) then
-  redis.call('SET', KEYS[2], ARGV[2])
+local read, log, split_log = string.match(held or '', '^(%d*) ?(%S*) ?(%S*)$')
+if held and (log == '' or log == ARGV[2]) and tonumber(read) > tonumber(ARGV[1]) then return 0 end
+if ARGV[3] ~= '' then
+  local split = redis.call('GET', KEYS[2])
+  local same = split_log == '' or split_log == ARGV[2]
+  if not (split and same and older_split(ARGV[3], split)) then redis.call('SET', KEYS[2], ARGV[3]) end
+  split_log = ARGV[2]
 end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. (split_log or ''))
 for i = 3, #KEYS do
   if redis.call('TYPE', KEYS[i]).ok ~= 'string' then redis.call('DEL', KEYS[i]) end
-  local fields = cjson.decode(ARGV[i])
+  local fields = cjson.decode(ARGV[i + 1])
   if fields[1] == 'value' then redis.call('SET', KEYS[i], fields[2])
   else
     redis.call('DEL', KEYS[i])
@@ -66,6 +72,11 @@ class LiveWriter:
         self._write = client.register_script(_WRITE)
         self._reachable = True
         self._everything = True
+        self._log = "-"
+
+    def reads(self, topic_ids: Mapping[str, str]) -> None:
+        """Be told the ids of the topics evaluate reads: a topic made anew has another."""
+        self._log = ",".join(topic_ids[name] for name in sorted(topic_ids))
 
     def reconcile(self) -> None:
         """Have the next `show` write every document, as after a flushed Redis."""
@@ -105,7 +116,8 @@ class LiveWriter:
         split = effects.deployment_of(watched.record)
         settled = shard.commands_read and bool(split.champion)
         stamp = sum(shard.position.applied.values())
-        written = self._write(keys=keys, args=[stamp, msgspec.json.encode(split) if settled else "", *values.values()])
+        deployment = msgspec.json.encode(split) if settled else ""
+        written = self._write(keys=keys, args=[stamp, self._log, deployment, *values.values()])
         telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
         if written == _NEW:
             # Nothing of this model was there: what the timeline had is gone as well.

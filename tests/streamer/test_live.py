@@ -102,3 +102,51 @@ def test_a_line_of_the_timeline_that_redis_went_away_over_is_told_again(
     assert told(store) == []
     show(player, writer)
     assert told(store) != []
+
+
+def champion(store: redis.Redis) -> str:
+    return str(json.loads(store.get(KEYS.split("churn")) or "{}")["champion"])
+
+
+def test_a_kafka_made_anew_fills_the_view_a_kept_redis_holds_of_the_old_one(
+    player: Player, writer: LiveWriter, store: redis.Redis
+) -> None:
+    (shard,) = player.evaluate._shards.values()
+    watched = shard.models["churn"]
+    writer.reads({"partials.v1": "old", "commands.v1": "old"})
+    shard.position.applied = {"partials.v1": 5_000, "commands.v1": 5_000}
+    show(player, writer)
+    held = Deployment(model="churn", model_epoch=1, epoch=1_000_000, champion="9")
+    store.set(KEYS.split("churn"), encode(held))
+    # The same log, read less far: a replica that was thought dead.
+    shard.position.applied = {"partials.v1": 1, "commands.v1": 1}
+    store.delete(KEYS.alerts("churn"))
+    watched.shown = False
+    show(player, writer)
+    assert (store.exists(KEYS.alerts("churn")), champion(store)) == (0, "9")
+    # Another log, whose commands are not read to their end yet, and then are.
+    writer.reads({"partials.v1": "new", "commands.v1": "new"})
+    for commands_read, serves in ((False, "9"), (True, "1")):
+        shard.commands_read, watched.shown = commands_read, False
+        show(player, writer)
+        assert (store.exists(KEYS.alerts("churn")), champion(store)) == (1, serves)
+    # From then on a newer split stands again.
+    store.set(KEYS.split("churn"), encode(held))
+    watched.shown = False
+    show(player, writer)
+    assert champion(store) == "9"
+
+
+def test_what_an_earlier_release_has_stamped_is_held_against_offsets_alone(
+    player: Player, writer: LiveWriter, store: redis.Redis
+) -> None:
+    stamp = f"{KEYS.root}:{{churn}}:stamp"
+    store.set(stamp, 10_000)
+    show(player, writer)
+    assert not store.exists(KEYS.alerts("churn"))
+    store.set(stamp, 1)
+    store.set(KEYS.split("churn"), encode(Deployment(model="churn", model_epoch=1, epoch=99, champion="9")))
+    writer.reconcile()
+    show(player, writer)
+    assert store.exists(KEYS.alerts("churn"))
+    assert champion(store) == "9"

@@ -56,6 +56,7 @@ class Evaluate:
         self._absent: set[str] = set()
         self._absent_as_of = catalog.revision
         self._patience_s = _CATALOG_S
+        self._told_epochs: set[tuple[str, int]] = set()
 
     @property
     def topics(self) -> list[str]:
@@ -148,7 +149,13 @@ class Evaluate:
                 self._guarded(shard, name, partial(self._author.advance, shard))
 
     def _add(self, increment: Increment, model: Model, watched: Watched) -> None:
-        if increment.model_epoch != watched.record.model_epoch:
+        held_epoch = watched.record.model_epoch
+        if increment.model_epoch != held_epoch:
+            _tally(watched, "other_epoch", increment.events)
+            telemetry.OTHER_EPOCH.labels(model.name).inc(increment.events)
+            if (model.name, increment.model_epoch) not in self._told_epochs:
+                self._told_epochs.add((model.name, increment.model_epoch))
+                log.warning("other_epoch", model=model.name, model_epoch=increment.model_epoch, counted=held_epoch)
             return
         floor_ms = watched.record.clock.watermark_ms - int(model.config.time.retention)
         if increment.pane_start_ms < floor_ms:

@@ -19,6 +19,9 @@ EVENTS = Counter("driftloop_events", "Events read from a raw topic", ["source"],
 DEAD_LETTERS = Counter("driftloop_dead_letters", "Messages refused, by reason", ["source", "reason"], registry=REGISTRY)
 LATE = Counter("driftloop_late", "Events that came after their pane completed", ["source"], registry=REGISTRY)
 TOO_LATE = Counter("driftloop_too_late", "Events below their model's retention floor", ["source"], registry=REGISTRY)
+OTHER_EPOCH = Counter(
+    "driftloop_other_epoch", "Events of another model_epoch than the model's", ["source"], registry=REGISTRY
+)
 FLUSH_SECONDS = Histogram(
     "driftloop_flush_seconds", "Make durable what one flush relies on", ["stage"], buckets=_SECONDS, registry=REGISTRY
 )

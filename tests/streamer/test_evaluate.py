@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+import structlog
 
 from streamer import telemetry
 from streamer.catalog import Catalog
@@ -266,6 +267,22 @@ def test_events_below_the_retention_floor_make_no_pane(monkeypatch: Any) -> None
     shard = player.evaluate._shards[0]
     assert [key.start_ms for key in shard.models["churn"].panes] == [T0 + 100 * PANE]
     assert shard.models["churn"].record.tallies["too_late"] == 10
+
+
+def test_events_of_a_lower_model_epoch_are_counted_apart_and_told_once(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config(model_epoch=2)))
+    log.flush(predictions(0, 20))
+    player = played(log, monkeypatch)
+    log.catalog.put_model("churn", config(model_epoch=1).to_json())
+    for pane in (1, 2):
+        log.flush(predictions(pane, 30))
+    with structlog.testing.capture_logs() as said:
+        player.play()
+    watched = player.evaluate._shards[0].models["churn"]
+    assert sum(pane.events for pane in watched.panes.values()) == 20
+    assert watched.record.tallies["other_epoch"] == 60
+    (line,) = [line for line in said if line["event"] == "other_epoch"]
+    assert (line["model"], line["model_epoch"], line["counted"]) == ("churn", 1, 2)
 
 
 def test_panes_past_their_retention_leave_the_state(monkeypatch: Any) -> None:

@@ -52,6 +52,8 @@ class Evaluate:
         self._shards: dict[int, Shard] = {}
         self._author = Author(settings, catalog)
         self._committed_at = time.monotonic()
+        # Of panes as they were when they first changed, and of what has come since.
+        self._changed_bytes = 0
         self._shown_at = 0.0
         self._absent: set[str] = set()
         self._absent_as_of = catalog.revision
@@ -66,6 +68,7 @@ class Evaluate:
     def restore(self, standing: dict[Partition, Standing]) -> dict[Partition, int]:
         """Read the state of every owned partition back; it must name the offsets that are committed."""
         self._author.effects.clear()
+        self._changed_bytes = 0
         self._shards = {}
         starts: dict[Partition, int] = {}
         for index in sorted({partition.number for partition in standing}):
@@ -88,6 +91,7 @@ class Evaluate:
         for value, record_ms in zip(batch.values, batch.record_times_ms, strict=True):
             shard.position.now_ms = max(shard.position.now_ms, record_ms)
             if batch.partition.topic == self._partials:
+                self._changed_bytes += len(value)
                 self._apply(shard, _PARTIAL.decode(value))
             else:
                 self._answer(shard, value)
@@ -100,9 +104,11 @@ class Evaluate:
             self._author.expire(shard, min(shard.position.now_ms, batch.read_up_to_ms))
 
     def due(self) -> bool:
-        """Commit at once for an effect, else every `commit_ms`."""
+        """Commit at once for an effect, else every `commit_ms` or `commit_bytes` of changes."""
+        worker = self._settings.worker
         waited_ms = (time.monotonic() - self._committed_at) * 1000
-        return bool(self._author.effects) or waited_ms >= self._settings.worker.commit_ms
+        full = self._changed_bytes >= worker.commit_bytes
+        return bool(self._author.effects) or full or waited_ms >= worker.commit_ms
 
     def prepare(self) -> None:
         """Nothing outside Kafka is relied on."""
@@ -119,6 +125,7 @@ class Evaluate:
         """Forget what has been published."""
         self._author.effects.clear()
         self._committed_at = time.monotonic()
+        self._changed_bytes = 0
         for shard in self._shards.values():
             shard.settle()
         self._count_faulted()
@@ -167,7 +174,11 @@ class Evaluate:
             _tally(watched, "late", increment.events)
             telemetry.LATE.labels(model.name).inc(increment.events)
         key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
-        watched.pane(key).add(increment, late=late, dtype=model.schema.dtype)
+        unchanged = key not in watched.dirty
+        pane = watched.pane(key)
+        if unchanged:
+            self._changed_bytes += pane.nbytes
+        pane.add(increment, late=late, dtype=model.schema.dtype)
 
     def _answer(self, shard: Shard, raw: bytes) -> None:
         """Answer one command; only evaluate changes a model's state, and every answer is in the ledger."""

@@ -66,6 +66,14 @@ class Pane:
         """Events on time and late."""
         return self.on_time.events + self.late.events
 
+    @property
+    def nbytes(self) -> int:
+        """About what storing the pane takes."""
+        arrays = [*self.on_time.cells.values(), *self.late.cells.values()]
+        for named in (self.performance, self.exposures, self.outcomes):
+            arrays += named.values()
+        return sum(array.nbytes for array in arrays)
+
     def add(self, increment: Increment, *, late: bool, dtype: str) -> None:
         """Add an increment; `late` says whether the pane was already complete."""
         (self.late if late else self.on_time).add(increment)

@@ -14,6 +14,7 @@ from streamer.transaction import Batch, StepFailed
 from tests.streamer.logs import (
     COMMANDS,
     PANE,
+    SETTINGS,
     T0,
     Log,
     Player,
@@ -198,6 +199,28 @@ def test_a_whole_rollout_ends_in_a_promotion(monkeypatch: Any) -> None:
         ("promote", "accepted"),
     ], answers[-1]["reason"]
     assert player.values("deployments.v1")[-1]["champion"] == "2"
+
+
+def allow_changes(player: Player, commit_bytes: int) -> None:
+    worker = SETTINGS.worker.model_copy(update={"commit_bytes": commit_bytes})
+    player.evaluate._settings = SETTINGS.model_copy(update={"worker": worker})
+
+
+def test_many_bytes_of_changes_are_committed_before_their_time(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config()))
+    log.flush(predictions(0, 200))
+    player = Player(log, monkeypatch)
+    allow_changes(player, 2_000)
+    assert not player.evaluate.due()
+    player.play()
+    assert player.evaluate.due()
+    player.commit()
+    assert not player.evaluate.due()
+    # Little comes, but the pane it changes is stored whole again.
+    log.flush(predictions(0, 1))
+    allow_changes(player, len(log.records[-1][2]) + 500)
+    player.play()
+    assert player.evaluate.due()
 
 
 @pytest.mark.parametrize("seed", range(12))

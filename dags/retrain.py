@@ -1,7 +1,8 @@
 """Retraining: from an accepted request to a registered challenger that is handed to the canary.
 
 Tasks hand one another the workspace's path, never data. A request that is another run's, data that cannot be trained
-on and a candidate that fails a gate end the run early and well; anything else that fails, fails the request.
+on and a candidate that fails a gate end the run early and well; anything else that fails, fails the request, but for
+Evidently's page: a run without it shows as failed, and its request and canary go on.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def retrain() -> None:
         with ending_well():
             return stages.validate(work)
 
-    # Beside what follows the training, when there is a slot to spare: nobody waits for the page.
+    # Beside what follows the training, when there is a slot to spare: nobody waits for the page, and it is not worth a
+    # retraining, nor a canary that runs already. Clear the task to try again.
     @task(execution_timeout=timedelta(minutes=30), priority_weight=1, weight_rule="absolute")
     def report(work: str) -> dict[str, Any]:
         """Write Evidently's page."""
@@ -142,8 +144,7 @@ def retrain() -> None:
     work: Any = accept()
     families: Any = features(work)
     trained = train.partial(work=work).expand(family=families)
-    page: Any
-    page, chosen, gated, registered, staged = report(work), select(work), gate(work), register(work), stage(work)
+    chosen, gated, registered, staged = select(work), gate(work), register(work), stage(work)
     checked, extracted, validated = check(work), extract(work), validate_data(work)
     hand_over = TriggerDagRunOperator(
         task_id="hand_over",
@@ -159,13 +160,12 @@ def retrain() -> None:
     )
     checked >> extracted >> validated >> families
     trained >> chosen >> gated >> registered >> staged >> hand_over
-    trained >> page
+    trained >> report(work)
     everything = [
         work,
         checked,
         extracted,
         validated,
-        page,
         families,
         trained,
         chosen,

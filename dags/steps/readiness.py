@@ -49,11 +49,14 @@ def check(settings: Settings, config: ModelConfig, *, allowed: bool, now_ms: int
     if age_ms > MAX_AGE_MS:
         raise NotReadyError(f"{config.name}: its live view is {age_ms / 1000:.0f} s old; is a worker running?")
     if view.summary.faulted:
-        raise BlockedError(f"{config.name}: faulted; see its timeline, and clear it (driftloop request --clear-fault)")
+        raise BlockedError(
+            f"{config.name}: faulted; see its timeline, mend what it names, then `driftloop models clear-fault "
+            f"{config.name}`"
+        )
     fault = None if view.alerts is None else view.alerts.fault
     if fault and not allowed:
         raise BlockedError(
             f"{config.name}: a data fault stands ({fault}): a model trained on it would learn it. Mend the data, or "
-            f"allow it with `driftloop request --allow`"
+            f"allow it for a while: `driftloop models allow {config.name} --for 6h`"
         )
     return {"age_ms": age_ms, "fault": fault, "watermark_ms": view.summary.watermark_ms}

@@ -240,7 +240,7 @@ class Client:
         model : the model's name.
         label : the truth, in the terms of the prediction.
         ts_ms : when it became known, epoch milliseconds UTC; now where not given.
-        value : what it was worth, for the business guardrail.
+        value : what it was worth; kept in the log, and not read by driftloop yet.
         revision : a larger one corrects a smaller one.
         deleted : takes the label back.
         version, prediction, score, prediction_ts_ms, previous : the prediction's own, for models whose

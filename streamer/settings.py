@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from streamer.durations import Duration
+from streamer.telemetry import redact
 
 DEFAULT_CONFIG = Path("config/driftloop.toml")
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{0,50}$")]
@@ -163,23 +171,47 @@ def load_settings() -> Settings:
         Naming the file, the key, the value, and what is allowed.
     """
     path = config_path()
+    # No cause is chained: pydantic's own errors write out what came, passwords included.
     try:
         return Settings()
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except SettingsError as error:
+        raise ConfigError(_not_json(error)) from None
     except ValidationError as error:
-        raise ConfigError(explain(error, str(path or "environment"))) from error
+        raise ConfigError(explain(error, str(path or "environment"))) from None
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """Turn a validation error into a line a fault: the file, the key, what came, what was wanted."""
+    """Turn a validation error into a line a fault: the file, the key, what came (no secrets), what was wanted."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "(the whole file)"
+        came = _shown(fault["input"], fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: {key}: unknown key (value {fault['input']!r}); remove it or check its spelling")
+            lines.append(f"{where}: {key}: unknown key (value {came}); remove it or check its spelling")
         elif fault["type"] == "missing":
             lines.append(f"{where}: {key}: missing; it must be given")
+        elif fault["type"] in ("model_type", "dict_type"):
+            # Whatever stands in place of a table may hold that table's passwords.
+            lines.append(
+                f"{where}: {key}: got one value of type {type(fault['input']).__name__}, wanted a table: [{key}]"
+            )
         else:
-            lines.append(f"{where}: {key}: got {fault['input']!r}: {fault['msg']}")
+            lines.append(f"{where}: {key}: got {came}: {fault['msg']}")
     return "\n".join(lines)
+
+
+def _shown(value: Any, loc: tuple[int | str, ...]) -> str:
+    """Return a value as a message may show it: hidden where a name on its path speaks of a secret."""
+    for name in loc:
+        value = redact(value, str(name))
+    return repr(value)
+
+
+def _not_json(error: SettingsError) -> str:
+    """Return which variable holds no JSON, and where it stops being any; never what it holds."""
+    field = re.search(r'field "(\w+)"', str(error))
+    name = f"DRIFTLOOP_{field[1].upper()}" if field else "a DRIFTLOOP_… variable"
+    why = f" ({error.__cause__})" if error.__cause__ is not None else ""
+    return f'environment: {name}: not valid JSON{why}; wanted an object such as {{"key": "value"}}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "config" / "driftloop.toml"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
     return path
 
 
@@ -104,11 +105,47 @@ def test_a_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         ("[dead_letters]\nmode = 'none'", r"dead_letters\.mode: got 'none': .*'raw' or 'redacted'"),
         ("[topics.predictions]\npartition = 3", r"topics\.predictions\.partition: unknown key"),
         ("namespace = ", r"driftloop\.toml: not valid TOML"),
+        ("namespace = '\ud800'", r"driftloop\.toml: not valid TOML: 'utf-8' codec can't decode"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
     _file(tmp_path, text)
     with pytest.raises(ConfigError, match=message):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[redis]\npassword = "hunter2"',
+        '[redis]\nurl = 3\njoin_url = ["redis://me:hunter2@store:6379"]',
+        'password = { a = ["hunter2"] }',
+        '[sasl]\npassword = "hunter2"',
+        'kafka = "hunter2"',
+        'redis = ["hunter2"]',
+    ],
+)
+def test_a_secret_is_not_shown_neither_in_the_message_nor_in_a_traceback(tmp_path: Path, text: str) -> None:
+    _file(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"driftloop\.toml: ") as refused:
+        load_settings()
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize("name", ["DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS"])
+@pytest.mark.parametrize("value", ['{"sasl.password": "hunter2', "hunter2:9092"])
+def test_a_variable_that_is_no_json_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"environment: {name}: not valid JSON \(.*line 1.*\); wanted") as refused:
+        load_settings()
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_value_in_place_of_a_table_is_told_what_was_wanted(tmp_path: Path) -> None:
+    _file(tmp_path, 'kafka = "broker:9092"')
+    with pytest.raises(ConfigError, match=r"kafka: got one value of type str, wanted a table: \[kafka\]"):
         load_settings()
 
 

@@ -65,7 +65,7 @@ def _show(summary: Summary, console: Console, *, json: bool) -> None:
     if json:
         typer.echo(json_module.dumps(msgspec.to_builtins(summary), indent=2))
     else:
-        console.print(render(summary))
+        console.print(render(summary), crop=False)
 
 
 def _stay(screen: Screen, console: Console, directory: Path, model: str) -> None:

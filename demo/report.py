@@ -66,7 +66,10 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 def render(summary: Summary) -> RenderableType:
-    """Return the end of the demo: what happened, what it was good for, where to look."""
+    """Return the end of the demo: what happened, what it was good for, where to look.
+
+    To be printed uncropped: an address stays on its line, however long, so that it can be clicked and copied.
+    """
     parts: list[RenderableType] = [_happened(summary)]
     if summary.comparisons:
         parts += [Text(""), _comparisons(summary)]
@@ -81,7 +84,7 @@ def _happened(summary: Summary) -> Table:
     table = Table(title="What happened, in the flights' time", title_justify="left", header_style="bold", expand=False)
     table.add_column("When", no_wrap=True)
     table.add_column("What")
-    table.add_column("Evidence")
+    table.add_column("Evidence", overflow="fold")
     for when_ms, what, evidence in sorted(_rows(summary), key=lambda row: row[0]):
         table.add_row(day_of(when_ms), what, evidence)
     return table
@@ -97,7 +100,7 @@ def _rows(summary: Summary) -> Iterator[tuple[int, str, str]]:
         drop = "" if storm.drop is None else f"; drop over the policy's whole window {storm.drop:+.3f}"
         back_to_ms = None if request is None else request.looked_back_to_ms
         counted = back_to_ms is not None and storm.end_ms > back_to_ms
-        what = "a bad week, counted in the request" if counted else "a bad week, ridden out"
+        what = "a bad week, in the request" if counted else "a bad week, ridden out"
         yield storm.end_ms, what, f"accuracy {storm.accuracy:.2f}{drop}"
     if request is None:
         return
@@ -150,4 +153,5 @@ def _links(links: Links) -> Iterator[Text]:
     }
     for name, link in named.items():
         if link is not None:
-            yield Text.assemble((f"{name:<22}", "bold"), (link, f"link {link}" if "://" in link else ""))
+            style = f"link {link}" if "://" in link else ""
+            yield Text.assemble((f"{name:<22}", "bold"), (link, style), no_wrap=True, overflow="ignore")

@@ -51,9 +51,9 @@ def place(ended: str | None, *, sabotage: bool = False) -> Bookmark:
     return Bookmark(sabotage=sabotage, champion="1", sent_ms=T0, flights=9, labels=8, tale=tale(ended))
 
 
-def shown(summary: Summary) -> str:
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(render(summary))
+def shown(summary: Summary, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render(summary), crop=False)
     return console.export_text()
 
 
@@ -97,7 +97,7 @@ def test_the_table_tells_each_thing_with_its_evidence() -> None:
     for words in (
         "temp drifts",
         "a bad week, ridden out",
-        "a bad week, counted in the request",
+        "a bad week, in the request",
         "lost 0.090",
         "version 2 is trained",
         "100 flights against 900",
@@ -109,6 +109,21 @@ def test_the_table_tells_each_thing_with_its_evidence() -> None:
         "replay 12 s",
     ):
         assert words in text, words
+
+
+def test_in_a_narrow_terminal_names_are_whole_and_an_address_stays_beside_its_label() -> None:
+    told = place("promoted")
+    run_id = "retrain__rq-08c7de1c351d658910b6"
+    assert told.tale.request is not None
+    told.tale.request.run_id = run_id
+    summary = summarize(told, None, seconds={})
+    canary, page = f"http://127.0.0.1:45321/dags/canary/runs/canary__{run_id}", f"file:///{'d' * 90}/report.html"
+    summary.links = Links(canary=canary, evidently=page)
+    lines = shown(summary, 80).splitlines()
+    assert f"Canary in Airflow     {canary}" in lines
+    assert f"Evidently's report    {page}" in lines
+    assert any(f"│ {run_id} " in line for line in lines)
+    assert max(len(line) for line in lines if "://" not in line) <= 80
 
 
 def test_a_story_without_a_request_ends_in_a_table_all_the_same() -> None:

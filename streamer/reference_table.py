@@ -82,7 +82,9 @@ def read_table(path: Path) -> pl.DataFrame:
         else:
             raise ProfileError(f"{path}: wanted a .parquet, .csv or .tsv file")
     except OSError as error:
-        raise ProfileError(f"{path}: {error.strerror or error}; give a Parquet or CSV file") from error
+        # polars gives the system's error as one text, with the path at its end.
+        why = error.strerror or str(error).removesuffix(f": {path}")
+        raise ProfileError(f"{path}: {why}; give a Parquet or CSV file") from error
     except pl.exceptions.PolarsError as error:
         raise ProfileError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     if table.is_empty():

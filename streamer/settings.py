@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -26,6 +28,23 @@ Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{0,50}$")]
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message says which file, key and value, and what is allowed."""
+
+
+def _redis_url(url: str) -> str:
+    """Refuse what Redis's client would fail on at its first use."""
+    wanted = "wanted redis://host:6379/0, rediss://… or unix://…"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # Not what it says: where a password has a "/" in it, that would be half of it.
+        raise ValueError(f"its port is no number (a / or # in a password is written %2F, %23); {wanted}") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError(wanted)
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
 class Section(BaseModel):
@@ -50,8 +69,9 @@ class KafkaSettings(BaseModel):
 class RedisSettings(Section):
     """Where the live view lives and, where it is another server, the label-join store."""
 
-    url: str = "redis://127.0.0.1:6379/0"
-    join_url: str | None = None
+    url: RedisUrl = "redis://127.0.0.1:6379/0"
+    # An empty variable of the environment is none.
+    join_url: Annotated[RedisUrl | None, BeforeValidator(lambda url: url or None)] = None
 
 
 class TopicSettings(Section):
@@ -179,13 +199,19 @@ def load_settings() -> Settings:
     except SettingsError as error:
         raise ConfigError(_not_json(error)) from None
     except ValidationError as error:
-        raise ConfigError(explain(error, str(path or "environment"))) from None
+        raise ConfigError(explain(error, lambda key: _variable(key) or str(path or "environment"))) from None
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """Turn a validation error into a line a fault: the file, the key, what came (no secrets), what was wanted."""
+def explain(error: ValidationError, source: str | Callable[[tuple[int | str, ...]], str]) -> str:
+    """Turn a validation error into a line a fault: the file, the key, what came (no secrets), what was wanted.
+
+    Parameters
+    ----------
+    source : the file, or what gives the source of a key.
+    """
     lines = []
     for fault in error.errors():
+        where = source if isinstance(source, str) else source(fault["loc"])
         key = ".".join(str(part) for part in fault["loc"]) or "(the whole file)"
         came = _shown(fault["input"], fault["loc"])
         if fault["type"] == "extra_forbidden":
@@ -202,10 +228,24 @@ def explain(error: ValidationError, where: str) -> str:
     return "\n".join(lines)
 
 
+def _variable(key: tuple[int | str, ...]) -> str | None:
+    """Return the variable of the environment that gives a key or one of the tables it stands in, if one does."""
+    given = {name.upper() for name in os.environ}
+    for depth in range(len(key), 0, -1):
+        name = f"DRIFTLOOP_{'__'.join(str(part) for part in key[:depth])}".upper()
+        if name in given:
+            return name
+    return None
+
+
 def _shown(value: Any, loc: tuple[int | str, ...]) -> str:
     """Return a value as a message may show it: hidden where a name on its path speaks of a secret."""
     for name in loc:
         value = redact(value, str(name))
+    if isinstance(value, str) and "@" in value:
+        # Of an address that is none as well: one without a scheme, or with a "/" in its password.
+        scheme, found, _ = value.rpartition("@")[0].partition("://")
+        value = f"{scheme + found if found else ''}***@{value.rpartition('@')[2]}"
     return repr(value)
 
 
@@ -214,4 +254,4 @@ def _not_json(error: SettingsError) -> str:
     field = re.search(r'field "(\w+)"', str(error))
     name = f"DRIFTLOOP_{field[1].upper()}" if field else "a DRIFTLOOP_… variable"
     why = f" ({error.__cause__})" if error.__cause__ is not None else ""
-    return f'environment: {name}: not valid JSON{why}; wanted an object such as {{"key": "value"}}'
+    return f'{name}: not valid JSON{why}; wanted an object such as {{"key": "value"}}'

@@ -46,7 +46,9 @@ def _redis(error: BaseException) -> tuple[str, int] | None:
 
     if not isinstance(error, redis.exceptions.RedisError):
         return None
-    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+    # A refused password is a ConnectionError of redis-py's, though somebody has answered.
+    gone = redis.exceptions.ConnectionError | redis.exceptions.TimeoutError
+    if isinstance(error, gone) and not isinstance(error, redis.exceptions.AuthenticationError):
         return (
             f"Redis at {_address('redis')} does not answer ({_first_line(error)}); "
             "start it, or set redis.url in the configuration or DRIFTLOOP_REDIS__URL",

@@ -60,7 +60,7 @@ def stack_environment(directory: Path) -> dict[str, str]:
 def _gives_addresses(path: Path) -> bool:
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError):
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         # `load_settings` says what is wrong with it.
         return True
     kafka, store = document.get("kafka", {}), document.get("redis", {})

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from streamer.cli.failures import CommandError
+from streamer.cli.failures import USAGE, CommandError
 from streamer.cli.present import console
 from streamer.cli.surroundings import require_kafka, settings
 
@@ -68,6 +68,8 @@ def dev(
 
     screen = console()
     wanted = frozenset(part.strip() for part in parts.split(",") if part.strip()) or frozenset(PARTS)
+    if unknown := wanted - set(PARTS):
+        raise CommandError(f"--parts: got {', '.join(sorted(unknown))}, wanted some of {', '.join(PARTS)}", code=USAGE)
     try:
         stack = Stack(
             directory,

@@ -75,6 +75,7 @@ def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read: No such file"):
         read_model(tmp_path / "nowhere.toml")
     broken = tmp_path / "broken.toml"
-    broken.write_text("name = ")
-    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
-        read_model(broken)
+    for content in (b"name = ", b"\xff"):
+        broken.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
+            read_model(broken)

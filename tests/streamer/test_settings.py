@@ -77,10 +77,12 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp
     _file(tmp_path, 'namespace = "file"\n[worker]\nflush_ms = 100\nreplica = "a"\n[kafka]\nacks = "all"')
     monkeypatch.setenv("DRIFTLOOP_WORKER__REPLICA", "b")
     monkeypatch.setenv("DRIFTLOOP_WORKER__MAX_FUTURE_MS", "60000")
+    monkeypatch.setenv("DRIFTLOOP_REDIS__JOIN_URL", "")
     monkeypatch.setenv("DRIFTLOOP_KAFKA", '{"bootstrap.servers": "broker:1", "linger.ms": 5}')
     settings = load_settings()
     assert (settings.namespace, settings.worker.flush_ms, settings.worker.replica) == ("file", 100, "b")
     assert settings.worker.max_future_ms == 60_000
+    assert settings.redis.join_url is None
     assert settings.kafka.properties() == {"bootstrap.servers": "broker:1", "acks": "all", "linger.ms": "5"}
 
 
@@ -101,6 +103,11 @@ def test_a_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         ("[worker]\nflush = 1", r"driftloop\.toml: worker\.flush: unknown key \(value 1\)"),
         ("[worker]\nflush_ms = 1", r"driftloop\.toml: worker\.flush_ms: got 1: "),
         ("[worker]\nmax_future_ms = 'soon'", r"worker\.max_future_ms: got 'soon': .*wanted a duration"),
+        ("[redis]\nurl = 'store:6379'", r"redis\.url: got 'store:6379': .*wanted redis://host:6379/0"),
+        (
+            "[redis]\njoin_url = 'redis://store:port'",
+            r"redis\.join_url: got 'redis://store:port': .*its port is no number",
+        ),
         ("namespace = 'Prod'", r"namespace: got 'Prod': "),
         ("[dead_letters]\nmode = 'none'", r"dead_letters\.mode: got 'none': .*'raw' or 'redacted'"),
         ("[topics.predictions]\npartition = 3", r"topics\.predictions\.partition: unknown key"),
@@ -121,6 +128,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
         '[redis]\nurl = 3\njoin_url = ["redis://me:hunter2@store:6379"]',
         'password = { a = ["hunter2"] }',
         '[sasl]\npassword = "hunter2"',
+        '[redis]\nurl = "me:hunter2@store:6379"',
+        '[redis]\nurl = "http://me:hunter2@store:6379"',
+        '[redis]\nurl = "redis://me:hunter2/more@store:6379"',
         'kafka = "hunter2"',
         'redis = ["hunter2"]',
     ],
@@ -132,13 +142,27 @@ def test_a_secret_is_not_shown_neither_in_the_message_nor_in_a_traceback(tmp_pat
     assert "hunter2" not in "".join(traceback.format_exception(refused.value))
 
 
+def test_what_is_wrong_in_the_environment_is_not_blamed_on_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _file(tmp_path, "[worker]\nflush_ms = 100\nview_ms = 1")
+    monkeypatch.setenv("DRIFTLOOP_WORKER__FLUSH_MS", "1")
+    monkeypatch.setenv("DRIFTLOOP_KAFKA", '{"bootstrap.servers": 9092}')
+    with pytest.raises(ConfigError) as refused:
+        load_settings()
+    kafka, flush, view = str(refused.value).splitlines()
+    assert kafka.startswith("DRIFTLOOP_KAFKA: kafka.bootstrap.servers: got 9092: ")
+    assert flush.startswith("DRIFTLOOP_WORKER__FLUSH_MS: worker.flush_ms: got '1': ")
+    assert view.startswith("config/driftloop.toml: worker.view_ms: got 1: ")
+
+
 @pytest.mark.parametrize("name", ["DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS"])
 @pytest.mark.parametrize("value", ['{"sasl.password": "hunter2', "hunter2:9092"])
 def test_a_variable_that_is_no_json_is_named_without_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=rf"environment: {name}: not valid JSON \(.*line 1.*\); wanted") as refused:
+    with pytest.raises(ConfigError, match=rf"^{name}: not valid JSON \(.*line 1.*\); wanted") as refused:
         load_settings()
     assert "hunter2" not in "".join(traceback.format_exception(refused.value))
 

@@ -44,7 +44,9 @@ def test_the_version_is_told(run: Run) -> None:
     assert (result.exit_code, result.output.split()[0]) == (0, "driftloop")
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["models", "show"], ["worker", "--role", "boss"], ["replay"]])
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["models", "show"], ["worker", "--role", "boss"], ["replay"], ["dev", "--parts", "x"]]
+)
 def test_wrong_usage_is_code_2(run: Run, words: list[str]) -> None:
     assert run(*words).exit_code == 2
 
@@ -52,7 +54,7 @@ def test_wrong_usage_is_code_2(run: Run, words: list[str]) -> None:
 def test_a_wrong_configuration_names_the_key(run: Run) -> None:
     result = run("status", DRIFTLOOP_INTERNAL_PARTITIONS="none")
     assert result.exit_code == 1
-    assert result.stderr.startswith("driftloop: environment: internal_partitions: got 'none'")
+    assert result.stderr.startswith("driftloop: DRIFTLOOP_INTERNAL_PARTITIONS: internal_partitions: got 'none'")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,7 @@ def test_foreseen_errors_have_their_codes() -> None:
         (CommandTimeout("late"), 3),
         (redis.exceptions.TimeoutError("slow"), 3),
         (redis.exceptions.ResponseError("wrong"), 1),
+        (redis.exceptions.AuthenticationError("invalid username-password pair"), 1),
         (confluent_kafka.KafkaException(gone), 3),
         (confluent_kafka.KafkaException(refused), 1),
         (FileNotFoundError(2, "No such file", "x.jsonl"), 1),
@@ -189,6 +192,7 @@ def test_measurements_are_run_in_a_checkout_only(run: Run, tmp_path: Path) -> No
     missing = run("bench")
     assert (missing.exit_code, "run this in a checkout of the repository" in missing.stderr) == (1, True)
     (tmp_path / "benchmarks").mkdir()
+    # A package of its own, so that it goes before the checkout's.
     (tmp_path / "benchmarks" / "__init__.py").touch()
     (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; sys.exit(sys.argv[1:] != ['--quick', '--help'])")
     assert run("bench", "--quick", "--help").exit_code == 0

@@ -98,7 +98,7 @@ def test_a_child_inherits_all_but_what_is_taken_away(tmp_path: Path, monkeypatch
     lines = (tmp_path / "env.log").read_text().splitlines()
     assert "SPARED=yes" in lines
     assert "OWN=1" in lines
-    assert not [line for line in lines if line.startswith("AIRFLOW_")]
+    assert not [line for line in lines if line.startswith("AIRFLOW__CORE__UNIT_TEST_MODE")]
 
 
 def test_a_killed_run_is_cleared_away_and_resumed_with_its_data_and_addresses(tmp_path: Path) -> None:

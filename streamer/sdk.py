@@ -203,7 +203,10 @@ class Client:
         version: str | None = None,
         ts_ms: int | None = None,
     ) -> None:
-        """Log features apart from a prediction, as a feature job computes them; arguments as for `log_prediction`."""
+        """Log features apart from a prediction, as a feature job computes them; arguments as for `log_prediction`.
+
+        Give the `version` that is to be watched by them: without one they are counted and held against nothing.
+        """
         event = checked_features(
             FeatureLog(
                 model=model,

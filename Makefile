@@ -14,7 +14,7 @@ setup: .venv/stamp
 	@test -n "$(PYTHON)" || { echo "driftloop needs Python 3.11, 3.12 or 3.13 on the PATH"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python .venv -r requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv -r requirements.lock
 	$(BIN)/uv pip install --quiet --python .venv --no-deps -e .
 	touch $@
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from streamer.join_records import StoredLabel as Label
 from streamer.join_records import StoredPrediction as Prediction
 from streamer.join_script import RedisRecords
 from streamer.labels import JoinStore, LabelEntry, PredictionEntry, StoreRestarted
+from streamer.local.ports import Ports
 from streamer.state import Keys
 from tests.streamer.stores import MemoryRecords
 
@@ -36,9 +36,8 @@ class Server:
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.options = options
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port: int = taken.getsockname()[1]
+        # A cluster's servers also listen 10,000 ports above this one, which must exist.
+        self.port = Ports().get("valkey")
         self.start()
 
     def start(self) -> None:

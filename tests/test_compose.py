@@ -69,10 +69,11 @@ def test_no_port_is_open_to_other_machines(name: str) -> None:
 
 def test_no_secret_stands_in_the_file() -> None:
     used = set(re.findall(r"(?<!\$)\$\{([^}]*)}", TEXT))
-    assert used == {"DRIFTLOOP_POSTGRES_PASSWORD:?", "DRIFTLOOP_AIRFLOW_SECRET:?"}
+    secrets = ("POSTGRES_PASSWORD", "AIRFLOW_SECRET", "AIRFLOW_FERNET_KEY")
+    assert used == {f"DRIFTLOOP_{name}:?" for name in secrets}
     for line in TEXT.splitlines():
         key, _, value = line.strip().partition(": ")
-        if re.fullmatch(r"[A-Z_]*(PASSWORD|SECRET)[A-Z_]*", key):
+        if re.fullmatch(r"[A-Z_]*(PASSWORD|SECRET|FERNET)[A-Z_]*", key):
             assert value.startswith("${")
     assert all("driftloop:${" in found for found in re.findall(r"//driftloop:\S+@", TEXT))
 

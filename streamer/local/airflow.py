@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import sys
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,6 +147,8 @@ class Airflow:
             **AIRFLOW_SETTINGS,
             "CORE__DAGS_FOLDER": str(dags_folder()),
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            # Else each of the processes that start together makes a key, and one cannot read the other's triggers.
+            "CORE__FERNET_KEY": self._secret(home / "fernet-key"),
             "DATABASE__SQL_ALCHEMY_CONN": self._postgres.url("airflow", "psycopg2"),
             "DATABASE__SQL_ALCHEMY_CONN_ASYNC": self._postgres.url("airflow", "asyncpg"),
             "API__BASE_URL": self.url,
@@ -203,10 +206,10 @@ class Airflow:
 
     @staticmethod
     def _secret(path: Path) -> str:
-        """Return the secret in a file that only this user can read; made at the first start."""
+        """Return the secret in a file that only this user can read, 32 bytes in base64; made at the first start."""
         if not path.is_file():
             path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(32))
+            path.write_text(urlsafe_b64encode(secrets.token_bytes(32)).decode())
         return path.read_text()
 
 

@@ -31,11 +31,3 @@ def settings(stack: Stack) -> Iterator[Settings]:
     client = AdminClient({**own.kafka.properties()})
     for deleted in client.delete_topics(made).values():
         deleted.result()
-
-
-@pytest.fixture(scope="session")
-def airflow_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack of its own with everything but the worker, no namespace; takes half a minute, so only when asked for."""
-    parts = frozenset({"kafka", "valkey", "postgres", "mlflow", "airflow"})
-    with Stack(tmp_path_factory.mktemp("airflow"), parts=parts, settings=Settings()) as running:
-        yield running

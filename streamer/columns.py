@@ -6,6 +6,7 @@ import math
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,22 +24,63 @@ SCORE = "@score"
 PREDICTION = "@prediction"
 
 
-def score_column(rows: Sequence[Any], positive: str | None) -> list[Any]:
+@dataclass(frozen=True)
+class Coded:
+    """A column of few distinct values: `codes` is each row's index among `values`, which occur, each once."""
+
+    values: list[Any]
+    codes: IntArray
+
+    @classmethod
+    def of(cls, column: Sequence[Any]) -> Coded:
+        """Encode a column; values come in the order they first occur."""
+        values = list(dict.fromkeys(column))
+        if len(values) <= 1:
+            return cls(values, np.zeros(len(column), dtype=np.int64))
+        index = {value: code for code, value in enumerate(values)}
+        return cls(values, np.fromiter(map(index.__getitem__, column), dtype=np.int64, count=len(column)))
+
+    @classmethod
+    def constant(cls, value: Any, rows: int) -> Coded:
+        """Return a column of one value."""
+        return cls([value], np.zeros(rows, dtype=np.int64))
+
+    def equal(self, value: Any) -> NDArray[np.bool_]:
+        """Return which rows hold this value; None is a value."""
+        return np.equal(self.codes, self.values.index(value) if value in self.values else -1)
+
+    def tolist(self) -> list[Any]:
+        """Return each row's value."""
+        if len(self.values) == 1:
+            return self.values * len(self.codes)
+        return [self.values[code] for code in self.codes.tolist()]
+
+
+# A feature's values: numbers with nan for a missing one, texts (None is missing) by their codes, or anything at all.
+Values = NDArray[np.float64] | Coded | Sequence[Any]
+
+
+def score_column(scores: Sequence[Any], predictions: Sequence[Any], positive: str | None) -> Sequence[Any]:
     """Return the number a model's output is watched by: P(positive), or the prediction itself."""
-    scores: list[Any] = [row.score for row in rows]
     if set(map(type, scores)) <= {float}:
         return scores
     values: list[Any] = []
-    for row, score in zip(rows, scores, strict=True):
+    for prediction, score in zip(predictions, scores, strict=True):
         if isinstance(score, dict):
             values.append(score.get(positive or ""))
         else:
-            values.append(row.prediction if score is None else score)
+            values.append(prediction if score is None else score)
     return values
 
 
-def assign_cells(binning: Binning, values: Sequence[Any]) -> NDArray[np.int32]:
+def assign_cells(binning: Binning, values: Values) -> NDArray[np.int32]:
     """Return the cell each value falls into; a value of another kind than the feature's is unseen."""
+    if isinstance(values, Coded):
+        return assign_cells(binning, values.values)[values.codes]
+    if isinstance(values, np.ndarray) and binning.kind == "categorical":
+        values = [None if math.isnan(value) else value for value in values.tolist()]
+    if isinstance(values, np.ndarray):
+        return binning.assign(values)
     if binning.kind == "categorical":
         texts = np.empty(len(values), dtype=object)
         if not set(map(type, values)) <= _TEXTS:
@@ -96,7 +138,7 @@ def count_panes(cells: NDArray[np.int32], panes: IntArray, n_panes: int, size: i
 
 
 def count_features(
-    profile: ReferenceProfile, columns: Mapping[str, Sequence[Any]], panes: IntArray, n_panes: int
+    profile: ReferenceProfile, columns: Mapping[str, Values], panes: IntArray, n_panes: int
 ) -> dict[str, IntArray]:
     """Count each column the profile knows, by pane: feature → (n_panes, size) counts."""
     counted: dict[str, IntArray] = {}

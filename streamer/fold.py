@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from monitors.canary import fold_exposures, fold_outcomes
 from monitors.slices import group
 from streamer.catalog import Model
-from streamer.columns import PREDICTION, SCORE, count_features, score_column
+from streamer.columns import PREDICTION, SCORE, Values, count_features, score_column
 from streamer.events import Origin
 from streamer.increments import Gathering, Slot
 from streamer.labels import Contribution
-from streamer.rows import Rows
+from streamer.rows import Places, Rows
 
 IntArray = NDArray[np.int64]
 UNVERSIONED = "_"
@@ -65,43 +65,33 @@ class Folder:
 
     def predictions(self, rows: Rows) -> None:
         """Count predictions by version and origin."""
-        versions, origins = [event.version for event in rows.events], [event.origin for event in rows.events]
-        if len(set(versions)) <= 1 and len(set(origins)) <= 1:
-            groups = [((versions[0], origins[0]), rows)] if versions else []
-        else:
-            found = _by_index(range(len(rows)), list(zip(versions, origins, strict=True)).__getitem__)
-            groups = [(key, rows.take(chosen)) for key, chosen in found]
-        for (version, origin), alike in groups:
+        for version, origin, alike in _streams(rows):
             self._predictions(version, origin, alike)
 
     def _predictions(self, version: str, origin: Origin, rows: Rows) -> None:
-        model, events = rows.model, rows.events
+        model = rows.model
         columns = self._columns(rows, "predictions")
         if model.config.task == "multiclass":
-            columns[PREDICTION] = [event.prediction for event in events]
+            columns[PREDICTION] = rows.predictions
         else:
-            columns[SCORE] = score_column(events, model.schema.positive)
+            columns[SCORE] = score_column(rows.scores, rows.predictions, model.schema.positive)
         panes, gathered = self._count(version, origin, "predictions", rows, columns)
-        errors = [event.error for event in events]
-        failed = np.zeros(len(events), dtype=np.bool_)
-        if errors.count(None) < len(errors):
-            failed = np.array([error is not None for error in errors])
-        sampled = ~failed
+        sampled = rows.errors.equal(None)
+        failed = ~sampled
         share = model.config.labels.share
         if share < 1.0:
-            sampled &= np.array([is_sampled(event.prediction_id, share) for event in events])
+            sampled &= np.array([is_sampled(id_, share) for id_ in rows.prediction_ids])
         n_failed = np.bincount(panes.of_row[failed], minlength=len(gathered)).tolist()
         n_sampled = np.bincount(panes.of_row[sampled], minlength=len(gathered)).tolist()
         for pane, gathering in enumerate(gathered):
             gathering.errors += n_failed[pane]
             gathering.sampled += n_sampled[pane]
-        self._exposures(events, failed, panes, gathered)
+        self._exposures(rows, failed, panes, gathered)
 
     def features(self, rows: Rows) -> None:
         """Count feature logs by version."""
-        for version, chosen in _by_index(range(len(rows)), lambda at: rows.events[at].version):
-            alike = rows.take(chosen)
-            self._count(version, "live", "features", alike, self._columns(alike, "features"))
+        for version, origin, alike in _streams(rows):
+            self._count(version, origin, "features", alike, self._columns(alike, "features"))
 
     def label_positions(self, rows: Rows) -> None:
         """Remember which offsets hold labels of which event time: a training window is read back by them."""
@@ -146,31 +136,31 @@ class Folder:
             signs = np.array([row.sign for row in picked], dtype=np.int64)
             gathered[pane].add_rows("outcomes", rollout_id, fold_outcomes(buckets, outcomes, signs))
 
-    def _exposures(self, events: list[Any], failed: NDArray[np.bool_], panes: Panes, gathered: list[Gathering]) -> None:
-        rollouts = [event.rollout_id for event in events]
-        if rollouts.count(None) == len(rollouts):
+    def _exposures(self, rows: Rows, failed: NDArray[np.bool_], panes: Panes, gathered: list[Gathering]) -> None:
+        rollouts = rows.rollouts
+        if rollouts.values == [None]:
             return
-        routed = [at for at, event in enumerate(events) if event.rollout_id is not None and event.bucket is not None]
-        for (rollout_id, pane), chosen in _by_index(routed, lambda at: (rollouts[at], int(panes.of_row[at]))):
-            buckets = np.array([events[at].bucket for at in chosen], dtype=np.int64)
-            latencies = np.array([events[at].latency_ms for at in chosen], dtype=np.float64)
-            gathered[pane].add_rows("exposures", rollout_id, fold_exposures(buckets, failed[chosen], latencies))
+        given, latencies_ms = rows.buckets, rows.latencies_ms
+        routed = [at for at in np.flatnonzero(~rollouts.equal(None)).tolist() if given[at] is not None]
+        for (rollout, pane), chosen in _by_index(routed, lambda at: (rollouts.codes[at], int(panes.of_row[at]))):
+            buckets = np.array([given[at] for at in chosen], dtype=np.int64)
+            latencies = np.array([latencies_ms[at] for at in chosen], dtype=np.float64)
+            folded = fold_exposures(buckets, failed[chosen], latencies)
+            gathered[pane].add_rows("exposures", rollouts.values[rollout], folded)
 
     @staticmethod
-    def _columns(rows: Rows, source: str) -> dict[str, Sequence[Any]]:
+    def _columns(rows: Rows, source: str) -> dict[str, Values]:
         """Return the features that are watched in this source, as columns."""
-        if rows.layout is None:
-            return {}
         features = rows.model.config.features.items()
-        return {**rows.layout.columns(rows.events, [name for name, feature in features if feature.source == source])}
+        return {**rows.features([name for name, feature in features if feature.source == source])}
 
     def _count(
-        self, version: str, origin: Origin, source: str, rows: Rows, columns: Mapping[str, Sequence[Any]]
+        self, version: str, origin: Origin, source: str, rows: Rows, columns: Mapping[str, Values]
     ) -> tuple[Panes, list[Gathering]]:
         """Count columns by pane, with their events and where in the log they stand."""
         model = rows.model
         profile = self.reference(model.name, version)
-        panes = Panes.of(np.array([event.ts for event in rows.events], dtype=np.int64), int(model.config.time.pane))
+        panes = Panes.of(rows.times_ms, int(model.config.time.pane))
         fingerprint = "" if profile is None else profile.fingerprint
         gathered = [self._slot(model, version, origin, source, int(start), fingerprint) for start in panes.starts]
         counts = {} if profile is None else count_features(profile, columns, panes.of_row, len(gathered))
@@ -179,8 +169,8 @@ class Folder:
             gathering.events += events[pane]
             for name, by_pane in counts.items():
                 gathering.add_cells(name, by_pane[pane])
-        for index, place in enumerate(rows.sources):
-            for pane, (first, last) in _ranges(rows, index, panes).items():
+        for index, place in enumerate(rows.places.sources):
+            for pane, (first, last) in _ranges(rows.places, index, panes).items():
                 gathered[pane].add_offsets(place, first, last)
         return panes, gathered
 
@@ -191,10 +181,22 @@ class Folder:
         return self.gather(Slot(model.name, model.epoch, version, origin, source, start_ms, pane_ms, fingerprint))
 
 
-def _ranges(rows: Rows, source: int, panes: Panes) -> dict[int, tuple[int, int]]:
+def _streams(rows: Rows) -> Iterable[tuple[str, Origin, Rows]]:
+    """Give the rows of each version and origin."""
+    versions, origins = rows.versions, rows.origins
+    if len(versions.values) == len(origins.values) == 1:
+        yield versions.values[0], origins.values[0], rows
+        return
+    keys = versions.codes * len(origins.values) + origins.codes
+    for key in dict.fromkeys(keys.tolist()):
+        version, origin = divmod(key, len(origins.values))
+        yield versions.values[version], origins.values[origin], rows.take(np.flatnonzero(keys == key))
+
+
+def _ranges(places: Places, source: int, panes: Panes) -> dict[int, tuple[int, int]]:
     """Return the first and last offset of one partition in each pane it has rows in."""
-    here = slice(None) if len(rows.sources) == 1 else rows.source == source
-    of_row, offsets = panes.of_row[here], rows.offsets[here]
+    here = slice(None) if len(places.sources) == 1 else places.source == source
+    of_row, offsets = panes.of_row[here], places.offsets[here]
     # Offsets rise, and of several values for one place the last one stays.
     first = np.full(len(panes.starts), -1, dtype=np.int64)
     last = first.copy()

@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 
 from streamer import deadletters, telemetry
-from streamer.bulk_decode import BulkDecoder, predictions_again
+from streamer.bulk_decode import BulkDecoder, Fault, predictions_again
 from streamer.catalog import Catalog, Model
 from streamer.decode import Kind, known_field
 from streamer.events import ModelMark, Partial, SourceProgress
@@ -24,7 +24,7 @@ from streamer.labelling import context_contributions, given_labels, given_predic
 from streamer.labels import JoinStore
 from streamer.layouts import Layout
 from streamer.partitioning import partition_of
-from streamer.rows import Located, Rows
+from streamer.rows import EventRows, Located, Rows
 from streamer.settings import Settings
 from streamer.transaction import Batch, Partition, Record, Standing, resume
 
@@ -82,7 +82,6 @@ class Ingest:
         self._counts = dict(partition_counts)
         self._partials = settings.topic("partials")
         self._dead_topic = settings.topic("dead-letters")
-        self._predictions = settings.topic("predictions")
         self._decoder = BulkDecoder(catalog)
         self._folder = Folder(self._gather, catalog.reference)
         self._flushed_at = time.monotonic()
@@ -134,14 +133,14 @@ class Ingest:
                 # What came before it must also be joined before it.
                 self._take_held(kind, held.pop(model.name, []))
                 values = batch.values[start:end] if whole else [batch.values[start + row] for row in rows]
-                self._take(kind, Rows.of(model, layout, [located]), values)
+                self._take(kind, EventRows.of(model, layout, [located]), values)
             else:
                 groups_of = held.setdefault(model.name, [])
                 if not groups_of or groups_of[-1][0] is not model or groups_of[-1][1] is not layout:
                     groups_of.append((model, layout, []))
                 groups_of[-1][2].append(located)
-        for row, (reason, field) in faults.items():
-            self._bury(batch, start + row, reason, field)
+        for row, fault in faults.items():
+            self._bury(batch, start + row, fault)
 
     def due(self) -> bool:
         """Flush every `flush_ms`, or at `flush_rows`."""
@@ -230,7 +229,7 @@ class Ingest:
 
     def _take_held(self, kind: Kind, groups: Iterable[Held]) -> None:
         for group in groups:
-            self._take(kind, Rows.of(*group))
+            self._take(kind, EventRows.of(*group))
 
     def _take(self, kind: Kind, rows: Rows, values: Sequence[bytes] | None = None) -> None:
         """Count rows that need no join, and make the others ready for it; `values` are the messages they came in."""
@@ -243,7 +242,7 @@ class Ingest:
         else:
             self._folder.label_positions(rows)
             if rows.model.config.labels.mode == "context":
-                self._folder.contributions(rows.model, context_contributions(rows.model, rows.events))
+                self._folder.contributions(rows.model, context_contributions(rows))
             else:
                 self._given.append(given_labels(rows, buckets=self._store.buckets))
 
@@ -260,7 +259,9 @@ class Ingest:
         counts: dict[Slot, Gathering] = defaultdict(Gathering)
         Folder(counts.__getitem__, self._catalog.reference).predictions(rows)
         # The events themselves are let go: what they need of memory is what the next ones find at hand.
-        self._pieces.append(Piece(replace(rows, events=[]), joined, given, counts, values))
+        if isinstance(rows, EventRows):
+            rows = replace(rows, events=[])
+        self._pieces.append(Piece(rows, joined, given, counts, values))
 
     def _count_fresh(self, piece: Piece, counted: Sequence[bool]) -> None:
         """Count the predictions of a piece, without those that are repeated: they count nothing anywhere."""
@@ -269,22 +270,24 @@ class Ingest:
                 self._gather(slot).merge(gathering)
             return
         rows = piece.rows
-        if piece.values and rows.layout is not None:
+        if isinstance(rows, EventRows) and piece.values and rows.layout is not None:
             rows = replace(rows, events=predictions_again(rows.layout, piece.values))
         joined = range(len(rows)) if piece.joined is None else piece.joined
         repeated = {row for row, counts in zip(joined, counted, strict=True) if not counts}
         self._tally(rows.model.name, "repeated", len(repeated))
         self._folder.predictions(rows.take([row for row in range(len(rows)) if row not in repeated]))
 
-    def _bury(self, batch: Batch, row: int, reason: str, field: str) -> None:
+    def _bury(self, batch: Batch, at: int, fault: Fault, row: int | None = None) -> None:
+        """Put a message aside, or one `row` of a message of many."""
         topic, number = batch.partition
+        reason, field = fault
         key, value, headers = deadletters.build(
-            raw=batch.values[row],
-            key=batch.keys[row],
+            raw=batch.values[at],
+            key=batch.keys[at],
             topic=topic,
             partition=number,
-            offset=batch.offsets[row],
-            row=None,
+            offset=batch.offsets[at],
+            row=row,
             reason=reason,
             field=field,
             mode=self._settings.dead_letters.mode,
@@ -294,12 +297,10 @@ class Ingest:
 
     def _mark(self, rows: Rows) -> None:
         """Note the model's largest live event time in each partition, and the time of its last record."""
-        live = np.ones(len(rows), dtype=np.bool_)
-        if rows.sources and rows.sources[0][0] == self._predictions:
-            live = np.array([event.origin == "live" for event in rows.events])
-        times_ms = np.array([event.ts for event in rows.events], dtype=np.int64)
-        for index, source in enumerate(rows.sources):
-            (here,) = np.nonzero(live & (rows.source == index))
+        live = rows.origins.equal("live")
+        times_ms, places = rows.times_ms, rows.places
+        for index, source in enumerate(places.sources):
+            (here,) = np.nonzero(live & (places.source == index))
             if not len(here):
                 continue
             topic, _id, number = source
@@ -308,7 +309,7 @@ class Ingest:
             held = self._marks.get(key)
             if held is not None:
                 event_ms = max(event_ms, held.event_time_ms)
-            self._marks[key] = ModelMark(*key, event_ms, int(rows.record_times_ms[here[-1]]))
+            self._marks[key] = ModelMark(*key, event_ms, int(places.record_times_ms[here[-1]]))
 
     def _contribute(self, contributions: Iterable[Any]) -> None:
         by_model: dict[str, list[Any]] = defaultdict(list)

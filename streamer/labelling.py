@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
+import numpy as np
+
 from monitors.performance import canonical
 from monitors.slices import slice_keys
 from streamer.catalog import Model
+from streamer.columns import Coded, Values
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
 from streamer.join_bulk import Given
@@ -108,72 +111,65 @@ def joinable(rows: Rows) -> list[int] | None:
     labels = rows.model.config.labels
     if labels.mode != "join":
         return []
-    if labels.share >= 1.0 and [event.error for event in rows.events].count(None) == len(rows):
+    if labels.share >= 1.0 and rows.errors.values == [None]:
         return None
-    return [
-        at
-        for at, event in enumerate(rows.events)
-        if event.error is None and is_sampled(event.prediction_id, labels.share)
-    ]
+    ids = rows.prediction_ids
+    return [row for row in np.flatnonzero(rows.errors.equal(None)).tolist() if is_sampled(ids[row], labels.share)]
 
 
 def given_predictions(rows: Rows, *, buckets: int) -> Given:
     """Return what the join keeps of many predictions, all of them joined: `prediction_entry`, row for row."""
-    events = rows.events
-    said: list[Any] = [event.score for event in events]
+    said = rows.scores
     scores: Iterable[dict[str, float] | None] = repeat(None)
     if not set(map(type, said)) <= _PLAIN_SCORES:
         both = [_score(score, rows.model.schema.positive) for score in said]
         said, scores = [None if math.isnan(number) else number for number, _ in both], [known for _, known in both]
-    versions, origins = [event.version for event in events], [event.origin for event in events]
+    versions, origins = rows.versions, rows.origins
     stored: Iterable[StoredPrediction] = map(
         StoredPrediction,
-        rows.positions(),
-        versions,
-        origins,
-        [event.ts for event in events],
-        _canonical_column([event.prediction for event in events]),
+        rows.places.positions(),
+        versions.tolist(),
+        origins.tolist(),
+        rows.times_ms.tolist(),
+        _canonical_column(rows.predictions),
         said,
         scores,
         _slices(rows),
-        [event.rollout_id for event in events],
-        [-1 if event.bucket is None else event.bucket for event in events],
+        rows.rollouts.tolist(),
+        [-1 if bucket is None else bucket for bucket in rows.buckets],
     )
     entries = list(stored)
-    alike = len(set(versions)) == 1 and len(set(origins)) == 1
+    alike = len(versions.values) == len(origins.values) == 1
     return _given(rows, entries, buckets, keyed(entries[0])[0] if alike else None)
 
 
 def given_labels(rows: Rows, *, buckets: int) -> Given:
     """Return what the join keeps of many labels: `label_entry`, row for row."""
-    events = rows.events
     stored = map(
         StoredLabel,
-        rows.positions(),
-        [event.revision for event in events],
-        [event.ts for event in events],
-        _canonical_column([event.label for event in events]),
-        [event.deleted for event in events],
+        rows.places.positions(),
+        rows.revisions,
+        rows.times_ms.tolist(),
+        _canonical_column(rows.labels),
+        rows.deleted,
     )
     return _given(rows, list(stored), buckets)
 
 
 def _given(rows: Rows, stored: Sequence[Stored], buckets: int, key: bytes | None = None) -> Given:
-    events = rows.events
-    expires = rows.record_times_ms + int(rows.model.config.labels.horizon)
-    ids = [event.prediction_id for event in events]
-    return Given.of(rows.model.name, rows.model.epoch, ids, stored, expires, buckets=buckets, key=key)
+    expires = rows.places.record_times_ms + int(rows.model.config.labels.horizon)
+    return Given.of(rows.model.name, rows.model.epoch, rows.prediction_ids, stored, expires, buckets=buckets, key=key)
 
 
 def _slices(rows: Rows) -> Iterable[list[str]]:
     """Return the slices each row is in; rows of the same slices share one list."""
     names = rows.model.config.slices
-    if not names or rows.layout is None:
+    if not names:
         return repeat([])
-    columns = rows.layout.columns(rows.events, names)
+    columns = rows.features(names)
     known: dict[tuple[str | None, ...], list[str]] = {}
     found = []
-    texts = [_canonical_column(columns[name], keep_none=True) for name in names]
+    texts = [_canonical_column(_listed(columns[name]), keep_none=True) for name in names]
     for values in zip(*texts, strict=True):
         keys = known.get(values)
         if keys is None:
@@ -183,7 +179,14 @@ def _slices(rows: Rows) -> Iterable[list[str]]:
     return found
 
 
-def _canonical_column(values: list[Any], *, keep_none: bool = False) -> list[Any]:
+def _listed(values: Values) -> Sequence[Any]:
+    """Return a column value by value, None for a missing one."""
+    if isinstance(values, np.ndarray):
+        return [None if math.isnan(value) else value for value in values.tolist()]
+    return values.tolist() if isinstance(values, Coded) else values
+
+
+def _canonical_column(values: Sequence[Any], *, keep_none: bool = False) -> Sequence[Any]:
     """Return the canonical text of each value, None where `keep_none` says so."""
     kinds = set(map(type, values))
     if kinds <= {str} or (keep_none and kinds <= {str, type(None)}):
@@ -193,27 +196,29 @@ def _canonical_column(values: list[Any], *, keep_none: bool = False) -> list[Any
     return [None if keep_none and value is None else canonical(value) for value in values]
 
 
-def context_contributions(model: Model, labels: Iterable[Label]) -> list[Contribution]:
+def context_contributions(rows: Rows) -> list[Contribution]:
     """Return what labels that bring their prediction's content change, without a join."""
-    rows: list[Contribution] = []
-    for label in labels:
-        if label.previous is not None:
-            rows.append(_context_row(model, label, label.previous, -1))
-        if not label.deleted:
-            rows.append(_context_row(model, label, label.label, 1))
-    return rows
+    model, found = rows.model, list[Contribution]()
+    predictions, labels = _canonical_column(rows.predictions), _canonical_column(rows.labels)
+    said = zip(rows.versions.tolist(), rows.prediction_times_ms, predictions, rows.scores, strict=True)
+    for prediction, label, deleted, previous in zip(said, labels, rows.deleted, rows.previous, strict=True):
+        if previous is not None:
+            found.append(_context_row(model, prediction, canonical(previous), -1))
+        if not deleted:
+            found.append(_context_row(model, prediction, label, 1))
+    return found
 
 
-def _context_row(model: Model, label: Label, value: Any, sign: int) -> Contribution:
-    score, scores = _score(label.score, model.schema.positive)
-    truth = canonical(value)
+def _context_row(model: Model, prediction: tuple[str, Any, str, Any], truth: str, sign: int) -> Contribution:
+    version, event_time_ms, said, given = prediction
+    score, scores = _score(given, model.schema.positive)
     return Contribution(
         model=model.name,
         model_epoch=model.epoch,
-        version=label.version or "_",
+        version=version,
         origin="live",
-        event_time_ms=label.prediction_ts or label.ts,
-        prediction=canonical(label.prediction),
+        event_time_ms=event_time_ms,
+        prediction=said,
         score=scores.get(truth, math.nan) if scores is not None else score,
         slices=[],
         rollout_id=None,

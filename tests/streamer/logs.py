@@ -19,7 +19,7 @@ from streamer.increments import Gathering, Slot
 from streamer.labels import Contribution
 from streamer.layouts import layout_of
 from streamer.models import ModelConfig, parse_model
-from streamer.rows import Located, Rows
+from streamer.rows import EventRows, Located, Rows
 from streamer.settings import Settings
 from streamer.transaction import Batch, Partition, Record, Standing
 
@@ -114,7 +114,7 @@ def rows_of(model: Model, events: Sequence[Any], topic: str, offsets: Iterable[i
     """Put events that were made by hand into their model's layout, as ingest does with those it reads."""
     layout = layout_of(model)
     put = [layout.of_prediction(e) if isinstance(e, Prediction) else layout.of_feature_log(e) for e in events]
-    return Rows.of(model, layout, [Located((topic, "id", 0), put, list(offsets), [record_ms] * len(put))])
+    return EventRows.of(model, layout, [Located((topic, "id", 0), put, list(offsets), [record_ms] * len(put))])
 
 
 @dataclass

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from monitors.binning import Binning
 from streamer.catalog import Catalog
-from streamer.columns import assign_cells, count_panes
+from streamer.columns import Coded, assign_cells, count_panes
 from streamer.events import FeatureLog, Prediction
 from streamer.fold import Folder, is_sampled
 from streamer.increments import Gathering, Slot
@@ -184,3 +184,18 @@ def test_counting_panes_in_one_pass_is_counting_each(pairs: list[tuple[int, int]
 def test_a_number_for_a_category_is_its_canonical_text() -> None:
     binning = Binning(feature="x", kind="categorical", categories=("1", "true"))
     assert assign_cells(binning, [1.0, True, None, "z"]).tolist() == [0, 1, binning.missing, binning.unseen]
+
+
+numeric = Binning(feature="x", kind="numeric", edges=(0.0, 1.0, 5.0))
+categorical = Binning(feature="x", kind="categorical", categories=("1", "a", "true"))
+
+
+@given(st.lists(st.none() | st.floats(allow_nan=False)), st.sampled_from([numeric, categorical]))
+def test_an_array_of_numbers_counts_as_its_numbers_do(values: list[float | None], binning: Binning) -> None:
+    array = np.array(values, dtype=np.float64)
+    assert assign_cells(binning, array).tolist() == assign_cells(binning, values).tolist()
+
+
+@given(st.lists(st.sampled_from([None, "a", "1", "z"])), st.sampled_from([numeric, categorical]))
+def test_texts_by_their_codes_count_as_the_texts_do(values: list[str | None], binning: Binning) -> None:
+    assert assign_cells(binning, Coded.of(values)).tolist() == assign_cells(binning, values).tolist()

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.columns import Coded
+from streamer.join_records import position_of
+from streamer.rows import Places
+from tests.streamer.logs import catalog_of, config, predictions, rows_of
+
+SOURCES = [("predictions.v1", "AAAABBBBCCCC", 3), ("predictions.v1", "DDDDEEEEFFFF", 11)]
+
+
+@given(st.lists(st.sampled_from([None, "a", "b", "c"])))
+def test_a_coded_column_holds_what_it_was_made_of(column: list[Any]) -> None:
+    coded = Coded.of(column)
+    assert coded.tolist() == column
+    assert set(coded.values) == set(column)
+    for value in (None, "a", "z"):
+        assert coded.equal(value).tolist() == [each == value for each in column]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2**40), st.integers(0, 9)), min_size=1), st.booleans())
+def test_positions_name_topic_partition_offset_and_row(drawn: list[tuple[int, int, int]], alone: bool) -> None:
+    source, offsets, row = np.array(drawn, dtype=np.int64).T
+    places = Places(SOURCES, source, offsets, offsets, None if alone else row)
+    wanted = [
+        position_of(SOURCES[at][1], SOURCES[at][2], offset, 0 if alone else number) for at, offset, number in drawn
+    ]
+    assert places.positions() == wanted
+    some = np.arange(len(drawn))[::-2]
+    assert places.take(some).positions() == wanted[::-2]
+
+
+def test_taking_rows_takes_them_from_every_column() -> None:
+    model = catalog_of(config()).model("churn")
+    assert model is not None
+    events = predictions(0, 6)
+    for event in events[::2]:
+        event.version, event.rollout_id, event.bucket = "2", "r", 7
+    rows = rows_of(model, events, "predictions.v1", range(6)).take([5, 0])
+    assert rows.prediction_ids == [events[5].prediction_id, events[0].prediction_id]
+    assert rows.versions.tolist() == ["1", "2"]
+    assert rows.rollouts.tolist() == [None, "r"]
+    assert rows.buckets == [None, 7]
+    assert rows.times_ms.tolist() == [events[5].ts, events[0].ts]
+    assert rows.features(["plan"])["plan"] == [events[5].features["plan"], events[0].features["plan"]]
+    assert rows.places.offsets.tolist() == [5, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import msgspec
 
@@ -97,7 +97,8 @@ def decode(value: bytes, kind: Kind) -> Event: ...
 def decode(value: bytes, kind: Kind) -> Event:
     """Decode and check one JSON event of a raw topic.
 
-    Values that are valid but unusual (unknown fields, null, new categories) pass: they are counted.
+    Values that are valid but unusual (unknown fields, null, new categories) pass: they are counted. Unknown
+    fields are not looked into, not even for whether they are UTF-8.
 
     Raises
     ------
@@ -161,14 +162,22 @@ def explain_invalid(raw: bytes, kind: Kind) -> tuple[str, str]:
     if unreadable is not None:
         return unreadable, ""
     text = raw.decode()
+    literals: list[_Literal] = []
+
+    def note(name: str) -> _Literal:
+        literals.append(_Literal(name))
+        return literals[-1]
+
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
-    except _NotANumberError as error:
-        return f"got {error}, which JSON does not have, wanted null for a missing number", _field_of(text, str(error))
+        # NaN and its like are noted and not refused: what comes after them may be no JSON either.
+        document = json.loads(text, parse_constant=note)
     except RecursionError:
         return "not JSON that can be used: nested too deeply, wanted a flat object", ""
     except ValueError as error:
         return _explain_syntax(text, error), ""
+    if literals:
+        first = literals[0].name
+        return f"got {first}, which JSON does not have, wanted null for a missing number", _field_of(document, first)
     if not isinstance(document, dict):
         twice = " (encoded as JSON twice?)" if isinstance(document, str) and document.lstrip()[:1] == "{" else ""
         return f"not an object: got {_described(document)}{twice}, wanted a JSON object", ""
@@ -196,12 +205,10 @@ def known_field(field: str) -> str:
     return name if name in _WANTED else ""
 
 
-class _NotANumberError(Exception):
-    pass
+class _Literal(NamedTuple):
+    """NaN, Infinity or -Infinity, where a value should be."""
 
-
-def _refuse_constant(literal: str) -> NoReturn:
-    raise _NotANumberError(literal)
+    name: str
 
 
 def _explain_bytes(raw: bytes) -> str | None:
@@ -234,20 +241,15 @@ def _explain_syntax(text: str, error: ValueError) -> str:
     return f"not JSON: {error.msg} at character {error.pos}, wanted a JSON object"
 
 
-def _field_of(text: str, literal: str) -> str:
+def _field_of(document: object, literal: str) -> str:
     """Return the first field whose value is, or holds, the literal NaN or Infinity."""
-    document = json.loads(text, parse_constant=lambda name: _Literal() if name == literal else None)
     for field, value in document.items() if isinstance(document, dict) else ():
-        if isinstance(value, _Literal):
-            return str(field)
+        if value == _Literal(literal):
+            return str(field)[:100]
         for name, inner in value.items() if isinstance(value, dict) else ():
-            if isinstance(inner, _Literal):
-                return f"{field}.{name[:100]}"
+            if inner == _Literal(literal):
+                return f"{field[:100]}.{name[:100]}"
     return ""
-
-
-class _Literal:
-    pass
 
 
 def _explain_field(document: dict[str, Any], kind: Kind, error: str) -> tuple[str, str]:
@@ -315,7 +317,7 @@ def _number(value: float, field: str) -> str:
     if field not in {"ts", "prediction_ts"}:
         return str(value)[:40]
     if value < 0:
-        return f"{value}, which is before 1970"
+        return f"{str(value)[:40]}, which is before 1970"
     if value < EARLIEST_MS:
         return f"{value}, which looks like seconds"
     if value <= LATEST_MS:

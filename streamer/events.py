@@ -9,7 +9,8 @@ import msgspec
 SCHEMA_HEADER = "driftloop-schema"
 SCHEMA_VERSION = b"1"
 
-NAME_PATTERN = r"^[a-z0-9._-]{1,100}$"
+# Not "$", which lets a line end follow.
+NAME_PATTERN = r"^[a-z0-9._-]{1,100}\Z"
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 # Epoch milliseconds from March 1973 to the year 2200: a value in seconds or nanoseconds is refused, not counted.

@@ -67,6 +67,11 @@ WHOLE_MESSAGE: list[tuple[str, bytes, str]] = [
         "not JSON that can be used: got a number of th",
     ),
     ("nested without end", b'{"features":' + b"[" * 100_000, "not JSON that can be used: nested too deeply"),
+    ("NaN and then an end", b'{"ts":NaN,"model":"m"', "truncated: got an end inside the object"),
+    ("NaN and then no JSON", b'{"ts":NaN,"model":}', "not JSON: Expecting value at character 18"),
+    ("NaN and then another object", b'{"ts":NaN}{"ts":NaN}', "several values: got more after the first"),
+    ("NaN and then nesting", b'{"ts":-Infinity,"x":' + b"[" * 100_000, "not JSON that can be used: nested too"),
+    ("NaN in an array", b"[NaN]", "got NaN, which JSON does not have"),
 ]
 
 FIELDS: list[tuple[str, tuple[Kind, bytes], str, str]] = [
@@ -88,6 +93,7 @@ FIELDS: list[tuple[str, tuple[Kind, bytes], str, str]] = [
     ("a bad name", p(model="My Model"), "model", "got text of 8 characters, among them"),
     ("a name too long", p(model="m" * 101), "model", "got text of 101 characters, w"),
     ("an empty name", p(model=""), "model", "got text of 0 characters, wanted a name"),
+    ("a name with a line end", p(version="v1\n"), "version", "got text of 3 characters, among them '\\n'"),
     ("version as a number", p(version=3), "version", "got a number, wanted a name"),
     ("version null", p(version=None), "version", "got null, wanted a name"),
     ("id as a number", p(prediction_id=7), "prediction_id", "got a number, wanted text"),

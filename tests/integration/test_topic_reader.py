@@ -36,7 +36,7 @@ def test_what_is_committed_is_read_and_what_was_aborted_is_not(settings: Setting
     producer.begin_transaction()
     producer.produce(topic, "open", partition=0)
     producer.flush(10)
-    with pytest.raises(ReadError, match=r"not read to its end in 5 s, partitions \[0\] are left"):
+    with pytest.raises(ReadError, match=r"nothing came for 5 s, partitions \[0\] are not at"):
         values(settings)
     assert values(settings, 1) == [b"0", b"2"]
     producer.abort_transaction(30)

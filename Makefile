@@ -6,7 +6,7 @@ UV_VERSION = 0.13.9
 BIN = .venv/bin
 ARGS ?=
 
-.PHONY: setup demo test chaos lint lock clean
+.PHONY: setup demo test chaos fuzz lint lock clean
 
 setup: .venv/stamp
 
@@ -27,6 +27,10 @@ test: setup
 
 chaos: setup
 	$(BIN)/python -m tests.chaos $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m tests.chaos.fuzz)
+
+fuzz: setup
+	$(BIN)/python -m tests.chaos.fuzz $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check --no-cache .

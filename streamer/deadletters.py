@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import msgspec
@@ -89,6 +89,12 @@ def build(
     if mode == "redacted":
         return None, msgspec.json.encode({"redacted": True, "bytes": len(raw)}), headers
     return key, raw, headers
+
+
+def read(settings: Settings) -> Iterator[Letter]:
+    """Yield every dead letter there is, one at a time; those of one partition in order."""
+    for message in read_to_end(settings, settings.topic("dead-letters")):
+        yield _read(message)
 
 
 def list_letters(settings: Settings, limit: int = 100) -> list[Letter]:

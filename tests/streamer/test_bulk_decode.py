@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from streamer.bulk_decode import BulkDecoder, decode_each
 from streamer.catalog import Catalog
-from streamer.decode import Kind, decode, explain_future, explain_invalid
+from streamer.decode import Kind, explain_invalid
 from streamer.events import Label
-from streamer.labelling import unusable
 from streamer.layouts import MAX_LEARNED
+from tests.chaos.oracle import judge
 from tests.streamer.logs import T0, config
 
 NOW, FUTURE = T0, 1_000
@@ -34,16 +34,11 @@ CATALOG = catalog_of({"slices": ["plan", "age"]}, {"name": "fares", "task": "reg
 
 def one_by_one(catalog: Catalog, kind: Kind, raw: bytes) -> tuple[str, str] | tuple[str, dict[str, Any]]:
     """Say what becomes of a message by itself: its fault, or its model and content."""
-    try:
-        event = decode(raw, kind)
-    except (msgspec.DecodeError, ValueError):
-        return explain_invalid(raw, kind)
+    event, fault = judge(catalog, kind, raw, record_ms=NOW, max_future_ms=FUTURE)
+    if event is None or fault is not None:
+        return fault or ("", "")
     model = catalog.model(event.model)
-    if model is None:
-        return f"model: got {event.model!r}, which is not configured; driftloop models apply its file", "model"
-    fault = unusable(model, event) or explain_future(event.ts, NOW, FUTURE)
-    if fault is not None:
-        return fault
+    assert model is not None
     content = msgspec.structs.asdict(event)
     if "features" in content and not isinstance(event, Label):
         content["features"] = {name: number(event.features.get(name)) for name in model.config.features}

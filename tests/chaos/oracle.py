@@ -1,0 +1,26 @@
+"""What must become of one raw message, by the plain decoder alone: the event it is, or its dead letter's reason."""
+
+from __future__ import annotations
+
+import msgspec
+
+from streamer.catalog import Catalog
+from streamer.decode import Event, Kind, decode, explain_future, explain_invalid
+from streamer.labelling import unusable
+
+
+def judge(
+    catalog: Catalog, kind: Kind, raw: bytes, *, record_ms: int, max_future_ms: int
+) -> tuple[Event | None, tuple[str, str] | None]:
+    """Return the event a message is, if it is one, and the reason and field of its dead letter, if it must be one."""
+    try:
+        event = decode(raw, kind)
+    except (msgspec.DecodeError, ValueError):
+        return None, explain_invalid(raw, kind)
+    model = catalog.model(event.model)
+    if model is None:
+        return event, (
+            f"model: got {event.model!r}, which is not configured; driftloop models apply its file",
+            "model",
+        )
+    return event, unusable(model, event) or explain_future(event.ts, record_ms, max_future_ms)

@@ -102,6 +102,30 @@ class PerformanceBaseline:
                 raise ValueError(f"baseline.{name}: got {number}, wanted a finite number; leave out unknown metrics")
 
 
+@dataclass(frozen=True)
+class CellLayout:
+    """Where each feature's cells lie in one vector over the cells of all features.
+
+    Parameters
+    ----------
+    places : feature → its cells' slice of the vector; features in the order of their names.
+    size : how many cells there are in all.
+    """
+
+    places: Mapping[str, slice]
+    size: int
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, int]) -> CellLayout:
+        """Lay out features of so many cells each."""
+        places: dict[str, slice] = {}
+        start = 0
+        for name in sorted(sizes):
+            places[name] = slice(start, start + sizes[name])
+            start += sizes[name]
+        return cls(places, start)
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceProfile:
     """What a version of a model is compared with; immutable once published.
@@ -129,6 +153,11 @@ class ReferenceProfile:
             name: [feature.binning.to_dict(), feature.counts.tolist()] for name, feature in self.features.items()
         }
         return _digest(_json(canonical))
+
+    @cached_property
+    def layout(self) -> CellLayout:
+        """Where each feature's cells lie in a vector over all; the same wherever the fingerprint is."""
+        return CellLayout.of({name: feature.binning.size for name, feature in self.features.items()})
 
     def to_parts(self) -> dict[str, bytes]:
         """Return the profile as JSON parts: "manifest", and "feature/<name>" for each feature.

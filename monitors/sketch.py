@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 Counts: TypeAlias = npt.NDArray[np.int64]
+AnyCounts: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 PAIR = np.dtype([("cell", "<i4"), ("count", "<i4")])
 MAX_COUNT = 2**31 - 1
+# Sixteen thousand features of the largest binning: a cell beyond it is a broken message, not a histogram.
+MAX_CELLS = 2**22
 
 
 class FingerprintMismatchError(ValueError):
@@ -20,21 +23,35 @@ class FingerprintMismatchError(ValueError):
 
 @dataclass(eq=False)
 class HistogramSketch:
-    """Counts over the cells of one binning; sketches of the same cells add up.
+    """Counts over the cells of one reference; sketches of the same cells add up.
+
+    Counts are kept as far as the last cell counted, in the narrowest unsigned integers that hold them all.
 
     Parameters
     ----------
     fingerprint : names the reference whose cells these are (`ReferenceProfile.fingerprint`).
-    counts : (size,) integers.
+    counts : (cells,) unsigned integers; cells past the end have counted nothing.
     """
 
     fingerprint: str
-    counts: Counts
+    counts: AnyCounts
 
     @classmethod
-    def empty(cls, fingerprint: str, size: int) -> HistogramSketch:
-        """Return a sketch over `size` cells that has counted nothing."""
-        return cls(fingerprint, np.zeros(size, dtype=np.int64))
+    def empty(cls, fingerprint: str) -> HistogramSketch:
+        """Return a sketch that has counted nothing."""
+        return cls(fingerprint, np.zeros(0, dtype=np.uint8))
+
+    def add_pairs(self, pairs: bytes) -> None:
+        """Add counts that `encode_pairs` wrote, in place; ValueError as `decode_pairs`, and for negative counts."""
+        cells, added = decode_pairs(pairs)
+        if not len(cells):
+            return
+        if added.min() < 0:
+            raise ValueError(f"pairs: got a count of {added.min()}, wanted none below 0: events are not taken back")
+        self._reach(int(cells[-1]) + 1)
+        total = self.counts[cells].astype(np.int64) + added
+        self._hold(int(total.max()))
+        self.counts[cells] = total
 
     def merge(self, other: HistogramSketch) -> None:
         """Add another sketch's counts to this one, in place.
@@ -44,20 +61,47 @@ class HistogramSketch:
         FingerprintMismatchError
             The other is over other cells.
         """
-        if other.fingerprint != self.fingerprint or other.counts.shape != self.counts.shape:
+        if other.fingerprint != self.fingerprint:
             raise FingerprintMismatchError(
-                f"sketch.fingerprint: got {other.fingerprint} with {len(other.counts)} cells, wanted "
-                f"{self.fingerprint} with {len(self.counts)}; keep sketches of different references apart"
+                f"sketch.fingerprint: got {other.fingerprint}, wanted {self.fingerprint}; keep sketches of different "
+                "references apart"
             )
-        self.counts += other.counts
-
-    def add_pairs(self, pairs: bytes) -> None:
-        """Add counts that `encode_pairs` wrote, in place; ValueError as `decode_pairs`."""
-        self.counts += decode_pairs(pairs, len(self.counts))
+        self._reach(len(other.counts))
+        total = self.whole(len(self.counts)) + other.whole(len(self.counts))
+        self._hold(int(total.max(initial=0)))
+        self.counts[:] = total
 
     def to_pairs(self) -> bytes:
         """Return the counts as `encode_pairs` does."""
         return encode_pairs(self.counts)
+
+    def whole(self, size: int) -> Counts:
+        """Return the counts of all cells of the reference.
+
+        Parameters
+        ----------
+        size : how many cells the reference has; ValueError when more have been counted.
+        """
+        if len(self.counts) > size:
+            raise ValueError(
+                f"sketch.counts: got {len(self.counts)} cells, wanted {size} as {self.fingerprint} has: another "
+                "reference's cells?"
+            )
+        counts = np.zeros(size, dtype=np.int64)
+        counts[: len(self.counts)] = self.counts
+        return counts
+
+    def _reach(self, size: int) -> None:
+        """Make room for so many cells."""
+        if size > len(self.counts):
+            longer = np.zeros(size, dtype=self.counts.dtype)
+            longer[: len(self.counts)] = self.counts
+            self.counts = longer
+
+    def _hold(self, count: int) -> None:
+        """Widen the counts so that they hold this one."""
+        if count > np.iinfo(self.counts.dtype).max:
+            self.counts = self.counts.astype(np.min_scalar_type(count))
 
 
 def count_cells(cells: npt.NDArray[np.int32], size: int) -> Counts:
@@ -99,21 +143,22 @@ def encode_pairs(counts: npt.NDArray[Any]) -> bytes:
     return b"".join(parts)
 
 
-def decode_pairs(pairs: bytes, size: int) -> Counts:
-    """Read what `encode_pairs` wrote into (size,) int64 counts; pairs of one cell add up.
+def decode_pairs(pairs: bytes) -> tuple[Counts, Counts]:
+    """Read what `encode_pairs` wrote into (cells, counts), each cell once and in order; pairs of one cell add up.
 
     Raises
     ------
     ValueError
-        The bytes are no whole pairs, or a cell lies outside [0, size).
+        The bytes are no whole pairs, or a cell lies outside [0, MAX_CELLS).
     """
     if len(pairs) % PAIR.itemsize:
         raise ValueError(f"pairs: got {len(pairs)} bytes, wanted a multiple of {PAIR.itemsize}")
     read = np.frombuffer(pairs, dtype=PAIR)
-    counts = np.zeros(size, dtype=np.int64)
-    if read.size:
-        low, high = read["cell"].min(), read["cell"].max()
-        if low < 0 or high >= size:
-            raise ValueError(f"pairs: got cells {low}..{high}, wanted them in [0, {size}): another reference's cells?")
-        np.add.at(counts, read["cell"], read["count"])
-    return counts
+    cells, counts = read["cell"].astype(np.int64), read["count"].astype(np.int64)
+    if (cells[1:] <= cells[:-1]).any():
+        cells, place = np.unique(cells, return_inverse=True)
+        counts = np.zeros(len(cells), dtype=np.int64)
+        np.add.at(counts, place, read["count"])
+    if len(cells) and (cells[0] < 0 or cells[-1] >= MAX_CELLS):
+        raise ValueError(f"pairs: got cells {cells[0]}..{cells[-1]}, wanted them in [0, {MAX_CELLS})")
+    return cells, counts

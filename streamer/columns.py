@@ -137,14 +137,12 @@ def count_panes(cells: NDArray[np.int32], panes: IntArray, n_panes: int, size: i
     return np.bincount(keys, minlength=n_panes * size).reshape(n_panes, size).astype(np.int64)
 
 
-def count_features(
-    profile: ReferenceProfile, columns: Mapping[str, Values], panes: IntArray, n_panes: int
-) -> dict[str, IntArray]:
-    """Count each column the profile knows, by pane: feature → (n_panes, size) counts."""
-    counted: dict[str, IntArray] = {}
+def count_features(profile: ReferenceProfile, columns: Mapping[str, Values], panes: IntArray, n_panes: int) -> IntArray:
+    """Count each column the profile knows, by pane: (n_panes, cells of all features), in the profile's layout."""
+    counted = np.zeros((n_panes, profile.layout.size), dtype=np.int64)
     for name, values in columns.items():
         feature = profile.features.get(name)
         if feature is not None:
             cells = assign_cells(feature.binning, values)
-            counted[name] = count_panes(cells, panes, n_panes, feature.binning.size)
+            counted[:, profile.layout.places[name]] = count_panes(cells, panes, n_panes, feature.binning.size)
     return counted

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from monitors.profile import ReferenceProfile
 from streamer import kafka_clients
 from streamer.catalog import Catalog
 from streamer.pane_store import Pane
@@ -53,13 +54,12 @@ def read_committed(settings: Settings, catalog: Catalog) -> Committed:
         for model, watched in shard.models.items():
             for key, pane in watched.panes.items():
                 profile = catalog.reference(model, key.version)
-                fingerprint = "" if profile is None else profile.fingerprint
-                for (kind, name), counts in _counts(pane, fingerprint).items():
+                for (kind, name), counts in _counts(pane, profile).items():
                     found.panes[model, key.version, key.origin, key.start_ms, kind, name] = counts
     return found
 
 
-def _counts(pane: Pane, fingerprint: str) -> dict[tuple[str, str], NDArray[np.generic]]:
+def _counts(pane: Pane, profile: ReferenceProfile | None) -> dict[tuple[str, str], NDArray[np.generic]]:
     counts: dict[tuple[str, str], NDArray[np.generic]] = {
         ("events", ""): np.array([pane.events]),
         ("sampled", ""): np.array([pane.sampled]),
@@ -67,8 +67,9 @@ def _counts(pane: Pane, fingerprint: str) -> dict[tuple[str, str], NDArray[np.ge
     }
     for slice_key, vector in pane.performance.items():
         counts["performance", slice_key] = vector
-    tallies = (pane.on_time, pane.late)
-    for name in {name for tally in tallies for held, name in tally.cells if held == fingerprint}:
-        size = max(len(tally.cells.get((fingerprint, name), ())) for tally in tallies)
-        counts["cells", name] = pane.counts(fingerprint, name, size, late=True)
+    if profile is not None:
+        whole = pane.counts(profile, late=True)
+        for name, place in profile.layout.places.items():
+            if whole[place].any():
+                counts["cells", name] = np.trim_zeros(whole[place], "b")
     return counts

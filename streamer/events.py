@@ -231,9 +231,9 @@ class PaneOffsets(msgspec.Struct, array_like=True):
 class Increment(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What one flush adds to one pane of one model version. All counts add up; labels' are signed.
 
-    `cells` maps a feature to little-endian int32 pairs (cell, count); `performance` maps a slice
-    ("" is the whole) to the task's vector; `exposures` and `outcomes` map a rollout to the rows of
-    `monitors.canary.BUCKET_DTYPE`.
+    `cells` are little-endian int32 pairs (cell, count) over the cells of all features, in the layout of the
+    reference that `fingerprint` names; `performance` maps a slice ("" is the whole) to the task's vector;
+    `exposures` and `outcomes` map a rollout to the rows of `monitors.canary.EXPOSURE_DTYPE` and `OUTCOME_DTYPE`.
     """
 
     model: str
@@ -248,7 +248,7 @@ class Increment(msgspec.Struct, kw_only=True, omit_defaults=True):
     sampled: int = 0
     errors: int = 0
     labelled: int = 0
-    cells: dict[str, bytes] = {}
+    cells: bytes = b""
     performance: dict[str, bytes] = {}
     exposures: dict[str, bytes] = {}
     outcomes: dict[str, bytes] = {}

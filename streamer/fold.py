@@ -163,12 +163,12 @@ class Folder:
         panes = Panes.of(rows.times_ms, int(model.config.time.pane))
         fingerprint = "" if profile is None else profile.fingerprint
         gathered = [self._slot(model, version, origin, source, int(start), fingerprint) for start in panes.starts]
-        counts = {} if profile is None else count_features(profile, columns, panes.of_row, len(gathered))
+        counts = None if profile is None else count_features(profile, columns, panes.of_row, len(gathered))
         events = np.bincount(panes.of_row, minlength=len(gathered)).tolist()
         for pane, gathering in enumerate(gathered):
             gathering.events += events[pane]
-            for name, by_pane in counts.items():
-                gathering.add_cells(name, by_pane[pane])
+            if counts is not None:
+                gathering.cells.add(counts[pane])
         for index, place in enumerate(rows.places.sources):
             for pane, (first, last) in _ranges(rows.places, index, panes).items():
                 gathered[pane].add_offsets(place, first, last)

@@ -27,6 +27,40 @@ class Slot(NamedTuple):
 
 
 @dataclass
+class CellCounts:
+    """Counts over the cells of one reference: a whole vector, and loose (cells, counts) until they are asked for."""
+
+    whole: NDArray[np.int64] | None = None
+    loose: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
+
+    def add(self, counts: NDArray[np.int64]) -> None:
+        """Add a vector over all cells; it is kept, and must not change afterwards."""
+        self.whole = counts if self.whole is None else self.whole + counts
+
+    def add_loose(self, cells: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """Add counts of a few cells, in any order; both are kept."""
+        self.loose.append((cells, counts))
+
+    def merge(self, other: CellCounts) -> None:
+        """Add other counts over the same cells."""
+        if other.whole is not None:
+            self.add(other.whole)
+        self.loose += other.loose
+
+    def pairs(self) -> bytes:
+        """Return the wire form, `monitors.sketch.encode_pairs`."""
+        if not self.loose:
+            return b"" if self.whole is None else encode_pairs(self.whole)
+        cells = np.concatenate([cells for cells, _counts in self.loose])
+        size = max(int(cells.max(initial=-1)) + 1, 0 if self.whole is None else len(self.whole))
+        total = np.zeros(size, dtype=np.int64)
+        if self.whole is not None:
+            total[: len(self.whole)] += self.whole
+        np.add.at(total, cells, np.concatenate([counts for _cells, counts in self.loose]))
+        return encode_pairs(total)
+
+
+@dataclass
 class Gathering:
     """The counts of one slot since the last flush."""
 
@@ -34,16 +68,11 @@ class Gathering:
     sampled: int = 0
     errors: int = 0
     labelled: int = 0
-    cells: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    cells: CellCounts = field(default_factory=CellCounts)
     performance: dict[str, NDArray[Any]] = field(default_factory=dict)
     exposures: dict[str, NDArray[Any]] = field(default_factory=dict)
     outcomes: dict[str, NDArray[Any]] = field(default_factory=dict)
     offsets: dict[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
-
-    def add_cells(self, feature: str, counts: NDArray[np.int64]) -> None:
-        """Add a feature's counts."""
-        held = self.cells.get(feature)
-        self.cells[feature] = counts if held is None else held + counts
 
     def add_performance(self, slice_key: str, vector: NDArray[Any]) -> None:
         """Add a slice's performance vector."""
@@ -66,8 +95,7 @@ class Gathering:
         self.sampled += other.sampled
         self.errors += other.errors
         self.labelled += other.labelled
-        for feature, counts in other.cells.items():
-            self.add_cells(feature, counts)
+        self.cells.merge(other.cells)
         for slice_key, vector in other.performance.items():
             self.add_performance(slice_key, vector)
         for rollout_id, rows in other.exposures.items():
@@ -85,7 +113,7 @@ class Gathering:
             sampled=self.sampled,
             errors=self.errors,
             labelled=self.labelled,
-            cells={name: encode_pairs(counts) for name, counts in self.cells.items()},
+            cells=self.cells.pairs(),
             performance={key: vector.tobytes() for key, vector in self.performance.items()},
             exposures={rollout: rows.tobytes() for rollout, rows in self.exposures.items()},
             outcomes={rollout: rows.tobytes() for rollout, rows in self.outcomes.items()},

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitors.canary import (
     EXPOSURE_DTYPE,
@@ -106,8 +107,9 @@ def measure_window(
     alpha = look_alpha(policy, features=len(profile.features), look_every_ms=pane_ms)
     drift: dict[str, FeatureDrift] = {}
     quality: dict[str, QualityFinding] = {}
+    counts = _counts_by_pane(panes, profile, late=late)
     for name, feature in profile.features.items():
-        by_pane = _counts_by_pane(panes, profile.fingerprint, name, feature.binning.size, late=late)
+        by_pane = counts[:, profile.layout.places[name]]
         total = by_pane.sum(axis=0)
         effect = design_effect(by_pane) if len(panes) >= _ENOUGH_PANES else feature.design_effect
         drift[name] = measure(
@@ -125,12 +127,11 @@ def measure_window(
     return Measured(start_ms, end_ms, sum(events[start] for start in starts), drift, quality)
 
 
-def _counts_by_pane(
-    panes: Sequence[Pane], fingerprint: str, feature: str, size: int, *, late: bool
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def _counts_by_pane(panes: Sequence[Pane], profile: ReferenceProfile, *, late: bool) -> NDArray[np.int64]:
+    """Return (panes, cells of all features) counts; one empty row where there are no panes."""
     if not panes:
-        return np.zeros((1, size), dtype=np.int64)
-    return np.stack([pane.counts(fingerprint, feature, size, late=late) for pane in panes])
+        return np.zeros((1, profile.layout.size), dtype=np.int64)
+    return np.stack([pane.counts(profile, late=late) for pane in panes])
 
 
 def drift_look(model: Model, profile: ReferenceProfile, watched: Watched, version: str, end_ms: int) -> Look:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitors.canary import EXPOSURE_DTYPE, OUTCOME_DTYPE, merge_rows
+from monitors.profile import ReferenceProfile
+from monitors.sketch import HistogramSketch
 from streamer.events import Increment, OffsetRange, Origin
 
 IntArray = NDArray[np.int64]
 _PART_BYTES = 200_000
-# A flush's counts fit 32 bits; a pane's over its whole life may not.
-_WIRE = "<i4"
-_STORED = "<i8"
 
 
 class PaneKey(NamedTuple):
@@ -31,20 +31,22 @@ class PaneKey(NamedTuple):
 
 @dataclass
 class Tally:
-    """Counts that came while the pane was open, or after it was complete."""
+    """Counts that came while the pane was open, or after it was complete; `cells` by the reference they are over."""
 
     events: int = 0
     errors: int = 0
-    cells: dict[tuple[str, str], IntArray] = field(default_factory=dict)
+    cells: dict[str, HistogramSketch] = field(default_factory=dict)
 
     def add(self, increment: Increment) -> None:
         """Add an increment's counts; cells of another fingerprint are kept apart."""
         if increment.source != "labels":
             self.events += increment.events if increment.source == "predictions" else 0
             self.errors += increment.errors
-        for name, pairs in increment.cells.items():
-            identity = (increment.fingerprint, name)
-            self.cells[identity] = _add_pairs(self.cells.get(identity), pairs, _WIRE)
+        if increment.cells:
+            held = self.cells.get(increment.fingerprint)
+            if held is None:
+                held = self.cells[increment.fingerprint] = HistogramSketch.empty(increment.fingerprint)
+            held.add_pairs(increment.cells)
 
 
 @dataclass
@@ -69,7 +71,9 @@ class Pane:
     @property
     def nbytes(self) -> int:
         """About what storing the pane takes."""
-        arrays = [*self.on_time.cells.values(), *self.late.cells.values()]
+        arrays: list[NDArray[Any]] = [
+            sketch.counts for tally in (self.on_time, self.late) for sketch in tally.cells.values()
+        ]
         for named in (self.performance, self.exposures, self.outcomes):
             arrays += named.values()
         return sum(array.nbytes for array in arrays)
@@ -89,18 +93,18 @@ class Pane:
             low, high = self.offsets.get(source, (place.first, place.last))
             self.offsets[source] = (min(low, place.first), max(high, place.last))
 
-    def counts(self, fingerprint: str, feature: str, size: int, *, late: bool) -> IntArray:
-        """Return a feature's (size,) counts: on time alone, or with the late ones."""
-        total = np.zeros(size, dtype=np.int64)
+    def counts(self, profile: ReferenceProfile, *, late: bool) -> IntArray:
+        """Return (cells of all features,) counts in the profile's layout: on time alone, or with the late ones."""
+        total = HistogramSketch.empty(profile.fingerprint)
         for tally in (self.on_time, self.late) if late else (self.on_time,):
-            held = tally.cells.get((fingerprint, feature))
+            held = tally.cells.get(profile.fingerprint)
             if held is not None:
-                total[: len(held)] += held
-        return total
+                total.merge(held)
+        return total.whole(profile.layout.size)
 
 
-class _Part(msgspec.Struct, array_like=True):
-    """One stored part of a pane: the first carries everything but most of the cells."""
+class _Stored(msgspec.Struct, array_like=True):
+    """A pane as it is stored."""
 
     on_time: tuple[int, int]
     late: tuple[int, int]
@@ -111,29 +115,18 @@ class _Part(msgspec.Struct, array_like=True):
     exposures: dict[str, bytes]
     outcomes: dict[str, bytes]
     offsets: list[tuple[str, str, int, int, int]]
-    cells: list[tuple[bool, str, str, bytes]]
+    cells: list[tuple[bool, str, bytes]]
 
 
 _ENCODE = msgspec.msgpack.Encoder()
-_DECODE = msgspec.msgpack.Decoder(_Part)
+_DECODE = msgspec.msgpack.Decoder(_Stored)
+# In front of a pane's first part: how many parts it has.
+_PARTS = struct.Struct("<H")
 
 
 def encode_pane(pane: Pane) -> list[bytes]:
     """Return a pane's parts, each small enough for one record."""
-    cells = [
-        (late, fingerprint, feature, _pairs(counts))
-        for late, tally in ((False, pane.on_time), (True, pane.late))
-        for (fingerprint, feature), counts in tally.cells.items()
-    ]
-    chunks: list[list[tuple[bool, str, str, bytes]]] = [[]]
-    size = 0
-    for cell in cells:
-        size += len(cell[3])
-        if size > _PART_BYTES and chunks[-1]:
-            chunks.append([])
-            size = len(cell[3])
-        chunks[-1].append(cell)
-    head = _Part(
+    stored = _Stored(
         (pane.on_time.events, pane.on_time.errors),
         (pane.late.events, pane.late.errors),
         pane.sampled,
@@ -143,26 +136,51 @@ def encode_pane(pane: Pane) -> list[bytes]:
         {key: rows.tobytes() for key, rows in pane.exposures.items()},
         {key: rows.tobytes() for key, rows in pane.outcomes.items()},
         [(*source, low, high) for source, (low, high) in pane.offsets.items()],
-        chunks[0],
+        [
+            (late, fingerprint, sketch.to_pairs())
+            for late, tally in ((False, pane.on_time), (True, pane.late))
+            for fingerprint, sketch in tally.cells.items()
+        ],
     )
-    tail = [_Part((0, 0), (0, 0), 0, 0, "", {}, {}, {}, [], chunk) for chunk in chunks[1:]]
-    return [_ENCODE.encode(part) for part in (head, *tail)]
+    raw = _ENCODE.encode(stored)
+    chunks = [raw[at : at + _PART_BYTES] for at in range(0, len(raw), _PART_BYTES)]
+    return [_PARTS.pack(len(chunks)) + chunks[0], *chunks[1:]]
 
 
-def decode_part(pane: Pane, part: int, raw: bytes, dtype: str) -> None:
-    """Put one stored part back into a pane that is being restored."""
-    stored = _DECODE.decode(raw)
-    if part == 0:
-        pane.on_time.events, pane.on_time.errors = stored.on_time
-        pane.late.events, pane.late.errors = stored.late
-        pane.sampled, pane.labelled, pane.looked = stored.sampled, stored.labelled, stored.looked
-        pane.performance = {key: np.frombuffer(raw, dtype).copy() for key, raw in stored.performance.items()}
-        pane.exposures = {key: np.frombuffer(raw, EXPOSURE_DTYPE).copy() for key, raw in stored.exposures.items()}
-        pane.outcomes = {key: np.frombuffer(raw, OUTCOME_DTYPE).copy() for key, raw in stored.outcomes.items()}
-        pane.offsets = {(topic, tid, index): (low, high) for topic, tid, index, low, high in stored.offsets}
-    for late, fingerprint, feature, pairs in stored.cells:
-        tally = pane.late if late else pane.on_time
-        tally.cells[fingerprint, feature] = _add_pairs(None, pairs, _STORED)
+def decode_pane(parts: Mapping[int, bytes], dtype: str) -> Pane:
+    """Read a pane back.
+
+    Parameters
+    ----------
+    parts : part's number → what was stored of it; parts past the pane's own, left by a larger one, are passed over.
+    dtype : of the model's performance vectors.
+
+    Raises
+    ------
+    ValueError
+        A part is missing.
+    """
+    number = _PARTS.unpack_from(parts.get(0, b"\0\0"))[0]
+    if not number or any(part not in parts for part in range(number)):
+        raise ValueError(f"stored pane: got parts {sorted(parts)}, wanted all of {number or 'its first'}")
+    chunks = [parts[part] for part in range(number)]
+    stored = _DECODE.decode(chunks[0][_PARTS.size :] + b"".join(chunks[1:]))
+    pane = Pane(
+        Tally(*stored.on_time),
+        Tally(*stored.late),
+        stored.sampled,
+        stored.labelled,
+        {key: np.frombuffer(raw, dtype).copy() for key, raw in stored.performance.items()},
+        {key: np.frombuffer(raw, EXPOSURE_DTYPE).copy() for key, raw in stored.exposures.items()},
+        {key: np.frombuffer(raw, OUTCOME_DTYPE).copy() for key, raw in stored.outcomes.items()},
+        {(topic, tid, index): (low, high) for topic, tid, index, low, high in stored.offsets},
+        stored.looked,
+    )
+    for late, fingerprint, pairs in stored.cells:
+        sketch = HistogramSketch.empty(fingerprint)
+        sketch.add_pairs(pairs)
+        (pane.late if late else pane.on_time).cells[fingerprint] = sketch
+    return pane
 
 
 def offset_ranges(panes: Iterable[Pane], kinds: Callable[[str], bool]) -> list[OffsetRange]:
@@ -177,23 +195,6 @@ def offset_ranges(panes: Iterable[Pane], kinds: Callable[[str], bool]) -> list[O
         OffsetRange(topic=topic, topic_id=topic_id, partition=index, start=low, end=high + 1)
         for (topic, topic_id, index), (low, high) in sorted(spans.items())
     ]
-
-
-def _pairs(counts: IntArray) -> bytes:
-    (cells,) = np.nonzero(counts)
-    return np.column_stack([cells, counts[cells]]).astype(_STORED).tobytes()
-
-
-def _add_pairs(held: IntArray | None, raw: bytes, dtype: str) -> IntArray:
-    """Add (cell, count) pairs."""
-    pairs = np.frombuffer(raw, dtype).reshape(-1, 2)
-    size = int(pairs[:, 0].max()) + 1 if len(pairs) else 0
-    if held is None:
-        held = np.zeros(size, dtype=np.int64)
-    elif len(held) < size:
-        held = np.concatenate([held, np.zeros(size - len(held), dtype=np.int64)])
-    np.add.at(held, pairs[:, 0], pairs[:, 1])
-    return held
 
 
 def _add_rows(held: dict[str, NDArray[Any]], added: dict[str, bytes], dtype: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from streamer.catalog import Catalog, Model
 from streamer.model_record import ModelRecord, Watched, decode_record, encode_record
-from streamer.pane_store import Pane, decode_part, encode_pane
+from streamer.pane_store import PaneKey, decode_pane, encode_pane
 from streamer.state_log import (
     POSITION,
     ShardPosition,
@@ -70,7 +71,9 @@ class Shard:
                 yield self._stored(topic, pane_key(name, epoch, key, part), None)
         for key in watched.dirty:
             parts = encode_pane(watched.panes[key])
-            self.stored_parts[pane_key(name, epoch, key, 0)] = len(parts)
+            first = pane_key(name, epoch, key, 0)
+            # Parts of a larger form are left as they are until the pane goes: the first says how many count.
+            self.stored_parts[first] = max(len(parts), self.stored_parts.get(first, 0))
             for part, raw in enumerate(parts):
                 yield self._stored(topic, pane_key(name, epoch, key, part), raw)
         yield self._stored(topic, model_key(name), encode_record(watched.record))
@@ -88,19 +91,15 @@ def restore_shard(index: int, stored: dict[str, bytes], catalog: Catalog) -> Sha
         if key.startswith("model|"):
             record = decode_record(raw)
             shard.models[record.name] = Watched(record, changed=False)
+    panes: dict[tuple[str, int, PaneKey], dict[int, bytes]] = defaultdict(dict)
     for key, raw in stored.items():
         if key.startswith("pane|"):
-            _restore_pane(shard, key, raw, catalog)
+            name, epoch, pane, part = parse_pane_key(key)
+            panes[name, epoch, pane][part] = raw
+    for (name, epoch, pane), parts in panes.items():
+        watched = shard.models.get(name)
+        if watched is not None and watched.record.model_epoch == epoch:
+            model = catalog.model(name)
+            watched.panes[pane] = decode_pane(parts, "<i8" if model is None else model.schema.dtype)
+            shard.stored_parts[pane_key(name, epoch, pane, 0)] = max(parts) + 1
     return shard
-
-
-def _restore_pane(shard: Shard, stored_key: str, raw: bytes, catalog: Catalog) -> None:
-    name, epoch, key, part = parse_pane_key(stored_key)
-    watched = shard.models.get(name)
-    model = catalog.model(name)
-    if watched is None or watched.record.model_epoch != epoch:
-        return
-    dtype = "<i8" if model is None else model.schema.dtype
-    decode_part(watched.panes.setdefault(key, Pane()), part, raw, dtype)
-    first = pane_key(name, epoch, key, 0)
-    shard.stored_parts[first] = max(shard.stored_parts.get(first, 0), part + 1)

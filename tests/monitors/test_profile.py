@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,21 @@ def test_the_fingerprint_names_cells_and_counts_and_nothing_else():
     assert len(build().fingerprint) == 16
     assert build(0).fingerprint == build(0, version="2").fingerprint
     assert build(0).fingerprint != build(1).fingerprint
+
+
+def test_the_same_fingerprint_has_the_same_layout_in_whatever_order_features_came():
+    profile = build()
+    turned = replace(profile, features=dict(reversed(profile.features.items())))
+    assert turned.fingerprint == profile.fingerprint
+    assert turned.layout == profile.layout
+
+
+def test_the_layout_gives_every_cell_of_every_feature_one_place():
+    profile = build()
+    taken = [cell for place in profile.layout.places.values() for cell in range(profile.layout.size)[place]]
+    assert taken == list(range(profile.layout.size))
+    for name, feature in profile.features.items():
+        assert len(range(profile.layout.size)[profile.layout.places[name]]) == feature.binning.size
 
 
 @pytest.mark.parametrize(

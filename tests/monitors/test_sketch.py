@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from monitors.sketch import FingerprintMismatchError, HistogramSketch, count_cells, decode_pairs, encode_pairs
+from monitors.sketch import (
+    PAIR,
+    FingerprintMismatchError,
+    HistogramSketch,
+    count_cells,
+    decode_pairs,
+    encode_pairs,
+)
 
 SIZE = 7
 counts = hnp.arrays(np.int64, SIZE, elements=st.integers(0, 2**33))
@@ -22,28 +29,45 @@ def test_counting_two_batches_is_counting_them_together(first: np.ndarray, secon
     assert together.dtype == np.int64
 
 
+def sketch_of(*batches: np.ndarray) -> HistogramSketch:
+    sketch = HistogramSketch.empty("f")
+    for batch in batches:
+        sketch.add_pairs(encode_pairs(batch))
+    return sketch
+
+
 @given(st.lists(counts, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_merging_does_not_depend_on_the_order(batches: list[np.ndarray], random):
     shuffled = list(batches)
     random.shuffle(shuffled)
-    merged = [HistogramSketch.empty("f", SIZE), HistogramSketch.empty("f", SIZE)]
+    merged = [HistogramSketch.empty("f"), HistogramSketch.empty("f")]
     for sketch, order in zip(merged, (batches, shuffled), strict=True):
         for batch in order:
-            sketch.merge(HistogramSketch("f", batch.copy()))
+            sketch.merge(sketch_of(batch))
     assert (merged[0].counts == merged[1].counts).all()
-    assert (merged[0].counts == sum(batches)).all()
+    assert (merged[0].whole(SIZE) == sum(batches)).all()
 
 
 @given(counts)
 def test_counts_survive_the_wire_even_over_32_bits(batch: np.ndarray):
-    assert (decode_pairs(encode_pairs(batch), SIZE) == batch).all()
+    assert (sketch_of(batch).whole(SIZE) == batch).all()
+    assert sketch_of(batch).to_pairs() == encode_pairs(batch)
 
 
 @given(counts, counts)
 def test_adding_pairs_is_merging(first: np.ndarray, second: np.ndarray):
-    sketch = HistogramSketch("f", first.copy())
-    sketch.add_pairs(HistogramSketch("f", second).to_pairs())
-    assert (sketch.counts == first + second).all()
+    assert (sketch_of(first, second).whole(SIZE) == first + second).all()
+
+
+@given(st.lists(counts, max_size=5))
+def test_counts_are_as_wide_as_the_largest_needs(batches: list[np.ndarray]):
+    largest = int(sum(batches).max()) if batches else 0
+    assert sketch_of(*batches).counts.dtype == np.min_scalar_type(largest)
+
+
+def test_pairs_of_one_cell_in_any_order_add_up():
+    pairs = np.array([(3, 1), (0, 2), (3, 4)], dtype=PAIR).tobytes()
+    assert [column.tolist() for column in decode_pairs(pairs)] == [[0, 3], [2, 5]]
 
 
 def test_pairs_are_little_endian_cell_and_count_of_the_cells_that_hold_something():
@@ -52,34 +76,35 @@ def test_pairs_are_little_endian_cell_and_count_of_the_cells_that_hold_something
 
 
 def test_merging_leaves_the_other_sketch_as_it_was():
-    one, other = HistogramSketch("f", np.array([1, 2])), HistogramSketch("f", np.array([3, 4]))
+    one, other = sketch_of(np.array([1, 2])), sketch_of(np.array([3, 4, 300]))
     one.merge(other)
-    assert (one.counts.tolist(), other.counts.tolist()) == ([4, 6], [3, 4])
+    assert (one.whole(3).tolist(), other.whole(3).tolist()) == ([4, 6, 300], [3, 4, 300])
 
 
 def test_another_fingerprint_is_refused_and_changes_nothing():
-    sketch = HistogramSketch("aaaa", np.array([1, 2]))
-    with pytest.raises(FingerprintMismatchError, match="got bbbb with 2 cells, wanted aaaa"):
-        sketch.merge(HistogramSketch("bbbb", np.array([1, 2])))
-    assert sketch.counts.tolist() == [1, 2]
+    sketch = sketch_of(np.array([1, 2]))
+    with pytest.raises(FingerprintMismatchError, match="got bbbb, wanted f"):
+        sketch.merge(HistogramSketch.empty("bbbb"))
+    assert sketch.whole(2).tolist() == [1, 2]
 
 
-def test_another_size_is_refused():
-    with pytest.raises(FingerprintMismatchError, match="3 cells"):
-        HistogramSketch("f", np.array([1, 2])).merge(HistogramSketch("f", np.array([1, 2, 3])))
+def test_more_cells_than_the_reference_has_are_refused():
+    with pytest.raises(ValueError, match="got 3 cells, wanted 2 as f has"):
+        sketch_of(np.array([1, 2, 3])).whole(2)
 
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
         (b"\0" * 7, "got 7 bytes"),
-        (encode_pairs(np.array([0, 0, 0, 1])), r"wanted them in \[0, 3\)"),
+        (b"\0\0\0\x7f\x01\0\0\0", "got cells 2130706432..2130706432"),
         (b"\xff\xff\xff\xff\x01\0\0\0", "got cells -1"),
+        (b"\0\0\0\0\xff\xff\xff\xff", "got a count of -1"),
     ],
 )
-def test_pairs_that_do_not_fit_are_refused(pairs: bytes, message: str):
+def test_pairs_that_make_no_histogram_are_refused(pairs: bytes, message: str):
     with pytest.raises(ValueError, match=message):
-        decode_pairs(pairs, 3)
+        HistogramSketch.empty("f").add_pairs(pairs)
 
 
 @pytest.mark.parametrize("cell", [-1, 3])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitors.binning import Binning
+from monitors.sketch import HistogramSketch, encode_pairs
 from streamer.catalog import Catalog
 from streamer.columns import Coded, assign_cells, count_panes
 from streamer.events import FeatureLog, Prediction
 from streamer.fold import Folder, is_sampled
-from streamer.increments import Gathering, Slot
+from streamer.increments import CellCounts, Gathering, Slot
 from streamer.models import ModelConfig
-from streamer.pane_store import Pane, decode_part, encode_pane, offset_ranges
+from streamer.pane_store import Pane, decode_pane, encode_pane, offset_ranges
 from tests.streamer.logs import PANE, T0, catalog_of, config, contribution, predictions, rows_of
 
 SOURCE = ("predictions.v1", "id", 0)
@@ -48,7 +50,7 @@ def test_counts_are_those_of_a_loop_over_the_events() -> None:
     assert sorted(slot.pane_start_ms for slot in slots) == [T0, T0 + PANE]
     plan = profile.features["plan"].binning
     cells = Counter(int(plan.assign(np.array([e.features["plan"]], dtype=object))[0]) for e in events[:50])
-    counts = pane_of(slots, T0).counts(profile.fingerprint, "plan", plan.size, late=False)
+    counts = pane_of(slots, T0).counts(profile, late=False)[profile.layout.places["plan"]]
     assert {cell: int(n) for cell, n in enumerate(counts) if n} == dict(cells)
 
 
@@ -69,9 +71,7 @@ def test_a_pane_comes_back_from_its_stored_parts(n: int, late: bool) -> None:
     pane = pane_of(folded(catalog, events), T0, late)
     pane.looked = "yes"
     parts = encode_pane(pane)
-    back = Pane()
-    for part, raw in enumerate(parts):
-        decode_part(back, part, raw, "<i8")
+    back = decode_pane(dict(enumerate(parts)), "<i8")
     assert encode_pane(back) == parts
     assert back.events == n
     assert back.offsets == {SOURCE: (0, n - 1)}
@@ -82,9 +82,7 @@ def test_a_large_pane_is_stored_in_parts_small_enough_for_a_record(monkeypatch: 
     pane = pane_of(folded(catalog_of(config()), predictions(0, 100)), T0)
     parts = encode_pane(pane)
     assert len(parts) > 1
-    back = Pane()
-    for part, raw in enumerate(parts):
-        decode_part(back, part, raw, "<i8")
+    back = decode_pane(dict(enumerate(parts)), "<i8")
     assert encode_pane(back) == parts
 
 
@@ -93,7 +91,7 @@ def test_a_version_without_a_reference_is_counted_and_not_binned() -> None:
     ((slot, gathering),) = slots.items()
     assert slot.fingerprint == ""
     assert gathering.events == 20
-    assert gathering.cells == {}
+    assert gathering.cells.pairs() == b""
 
 
 def test_values_of_another_kind_are_counted_not_refused() -> None:
@@ -107,8 +105,8 @@ def test_values_of_another_kind_are_counted_not_refused() -> None:
     assert profile is not None
     pane = pane_of(folded(catalog, events), T0)
     age, plan = profile.features["age"].binning, profile.features["plan"].binning
-    ages = pane.counts(profile.fingerprint, "age", age.size, late=False)
-    plans = pane.counts(profile.fingerprint, "plan", plan.size, late=False)
+    counts = pane.counts(profile, late=False)
+    ages, plans = counts[profile.layout.places["age"]], counts[profile.layout.places["plan"]]
     assert (ages[age.unseen], ages[age.missing]) == (1, 1)
     assert (plans[plan.unseen], plans[plan.missing]) == (1, 1)
 
@@ -131,8 +129,15 @@ def test_feature_logs_fill_the_features_they_are_the_source_of() -> None:
     logs = [FeatureLog(model="churn", ts=T0, features={"age": 30.0}, version="1") for _ in range(5)]
     folder.features(rows_of(known, logs, "features.v1", range(5)))
     folder.predictions(rows_of(known, predictions(0, 5), SOURCE[0], range(5)))
-    by_source = {slot.source: set(gathering.cells) for slot, gathering in slots.items()}
-    assert by_source == {"features": {"age"}, "predictions": {"plan", "@score"}}
+    profile = catalog.reference("churn", "1")
+    assert profile is not None
+    filled = {}
+    for slot, gathering in slots.items():
+        sketch = HistogramSketch.empty(slot.fingerprint)
+        sketch.add_pairs(gathering.cells.pairs())
+        counts = sketch.whole(profile.layout.size)
+        filled[slot.source] = {name for name, place in profile.layout.places.items() if counts[place].sum() == 5}
+    assert filled == {"features": {"age"}, "predictions": {"plan", "@score"}}
 
 
 def test_a_correction_takes_back_what_the_first_label_gave() -> None:
@@ -199,3 +204,24 @@ def test_an_array_of_numbers_counts_as_its_numbers_do(values: list[float | None]
 @given(st.lists(st.sampled_from([None, "a", "1", "z"])), st.sampled_from([numeric, categorical]))
 def test_texts_by_their_codes_count_as_the_texts_do(values: list[str | None], binning: Binning) -> None:
     assert assign_cells(binning, Coded.of(values)).tolist() == assign_cells(binning, values).tolist()
+
+
+whole_vectors = st.lists(st.integers(0, 5), min_size=6, max_size=6)
+loose_counts = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), max_size=5)
+
+
+@given(st.lists(st.one_of(whole_vectors, loose_counts), max_size=5), st.integers(0, 5))
+def test_counts_add_up_whether_they_come_whole_or_loose(contributions: list[list[Any]], cut: int) -> None:
+    wanted = np.zeros(6, dtype=np.int64)
+    parts = [CellCounts(), CellCounts()]
+    for number, contribution_ in enumerate(contributions):
+        part = parts[number >= cut]
+        if contribution_ and isinstance(contribution_[0], int):
+            wanted += contribution_
+            part.add(np.array(contribution_, dtype=np.int64))
+        else:
+            pairs = np.array(contribution_, dtype=np.int64).reshape(-1, 2)
+            np.add.at(wanted, pairs[:, 0], pairs[:, 1])
+            part.add_loose(pairs[:, 0], pairs[:, 1])
+    parts[0].merge(parts[1])
+    assert parts[0].pairs() == encode_pairs(wanted)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from monitors.profile import PerformanceBaseline, build_profile
+from monitors.sketch import HistogramSketch
 from streamer.catalog import Catalog
 from streamer.decode import Kind, decode
 from streamer.evaluate_state import PaneCounts
@@ -218,11 +219,12 @@ def add(catalog: Catalog, panes: PaneCounts, flush: Partial) -> None:
         found: dict[tuple[str, str], Any] = {("labelled", ""): np.array([increment.labelled])}
         if increment.source == "predictions":
             found |= {("events", ""): np.array([increment.events]), ("sampled", ""): np.array([increment.sampled])}
-        for name, raw in increment.cells.items():
-            pairs = np.frombuffer(raw, "<i4").reshape(-1, 2)
-            cells = np.zeros(512, dtype=np.int64)
-            np.add.at(cells, pairs[:, 0], pairs[:, 1])
-            found["cells", name] = cells
+        profile = catalog.reference(increment.model, increment.version)
+        if profile is not None:
+            sketch = HistogramSketch.empty(profile.fingerprint)
+            sketch.add_pairs(increment.cells)
+            cells = sketch.whole(profile.layout.size)
+            found |= {("cells", name): cells[place] for name, place in profile.layout.places.items()}
         for name, raw in increment.performance.items():
             found["performance", name] = np.frombuffer(raw, model.schema.dtype)
         for (kind, name), array in found.items():

@@ -186,8 +186,13 @@ class TransactionalStep:
             while not stop.is_set():
                 self._once()
             self._step()
-        except KafkaException as error:
-            raise StepFailed(f"{self._name}: {error.args[0].str() if error.args else error}") from error
+        except BaseException as error:
+            # Closing gives the partitions up, and who gives them up takes a last step. After a failure there must be
+            # none: of what was folded a part may be gone, and its offsets would be committed with the rest.
+            self._next = {}
+            if isinstance(error, KafkaException):
+                raise StepFailed(f"{self._name}: {error.args[0].str() if error.args else error}") from error
+            raise
         finally:
             self._consumer.close()
 

@@ -13,6 +13,13 @@ from streamer.settings import Settings
 
 _BATCH = 1_000
 _REQUEST_S = 10.0
+# A topic just made, one whose leader has just moved, or a broker that has just come back: asked again, all is well.
+_PASSING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+}
 
 
 class ReadError(Exception):
@@ -138,7 +145,6 @@ def _uncommitted_ends(settings: Settings, places: list[TopicPartition]) -> dict[
         try:
             return {place.partition: int(future.result().offset) for place, future in found.items()}
         except KafkaException as error:
-            # A topic just made, or one whose leader has just moved, is not led by whom the client asks.
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple, overload
 
 import msgspec
@@ -84,6 +85,12 @@ _NAMES = frozenset({"model", "version"})
 _PATH = re.compile(r" - at `\$\.(\w+)(\[\.\.\.\])?`$")
 _MISSING = re.compile(r"missing required field `(\w+)`$")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+# An event has three levels; what Python's parser can take depends on who calls it.
+_MAX_DEPTH = 100
+# A text to its end, or to that of the message, so that no byte is looked at twice.
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 @overload
@@ -168,11 +175,11 @@ def explain_invalid(raw: bytes, kind: Kind) -> tuple[str, str]:
         literals.append(_Literal(name))
         return literals[-1]
 
+    if is_deep(raw):
+        return "not JSON that can be used: nested too deeply, wanted a flat object", ""
     try:
         # NaN and its like are noted and not refused: what comes after them may be no JSON either.
         document = json.loads(text, parse_constant=note)
-    except RecursionError:
-        return "not JSON that can be used: nested too deeply, wanted a flat object", ""
     except ValueError as error:
         return _explain_syntax(text, error), ""
     if literals:
@@ -228,6 +235,17 @@ def _explain_bytes(raw: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f"not UTF-8: got the byte 0x{raw[error.start]:02x} at {error.start}, wanted JSON in UTF-8"
     return None
+
+
+def is_deep(raw: bytes) -> bool:
+    """Tell whether JSON's brackets stand in one another deeper than any message of ours, or than one can be shown.
+
+    The time it takes grows with the length alone.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= _MAX_DEPTH:
+        return False
+    brackets = _TEXT.sub(b"", raw).translate(None, _NO_BRACKETS)
+    return any(level > _MAX_DEPTH for level in accumulate(map(_LEVELS.__getitem__, brackets)))
 
 
 def _explain_syntax(text: str, error: ValueError) -> str:

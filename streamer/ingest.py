@@ -38,6 +38,9 @@ _SLICE = 4_000
 # With this many rows of a model at hand, waiting for more would not make them cheaper.
 _MUCH = 256
 
+# Dead letters are kept whole until the flush, and each may be as large as a message can be.
+_MUCH_DEAD = 16_000_000
+
 _PACK = msgspec.msgpack.Encoder()
 # Well below what a producer sends and a topic takes.
 MAX_PARTIAL_BYTES = 4_000_000
@@ -143,10 +146,11 @@ class Ingest:
             self._bury(batch, start + row, fault)
 
     def due(self) -> bool:
-        """Flush every `flush_ms`, or at `flush_rows`."""
+        """Flush every `flush_ms`, at `flush_rows`, or when the dead letters are large."""
         waited_ms = (time.monotonic() - self._flushed_at) * 1000
         worker = self._settings.worker
-        return self._rows >= worker.flush_rows or waited_ms >= worker.flush_ms
+        full = self._rows >= worker.flush_rows or self._dead_bytes >= _MUCH_DEAD
+        return full or waited_ms >= worker.flush_ms
 
     def prepare(self) -> None:
         """Count what was gathered, and make its joins durable: what the store forgot could not be joined again."""
@@ -200,6 +204,7 @@ class Ingest:
         self._marks: dict[tuple[str, str, int], ModelMark] = {}
         self._tallies: dict[str, dict[str, int]] = {}
         self._dead: list[Record] = []
+        self._dead_bytes = 0
         self._rows = 0
 
     def _gather(self, slot: Slot) -> Gathering:
@@ -293,6 +298,7 @@ class Ingest:
             mode=self._settings.dead_letters.mode,
         )
         self._dead.append(Record(self._dead_topic, value, key=key, headers=headers))
+        self._dead_bytes += len(value)
         telemetry.DEAD_LETTERS.labels(self._kinds[topic], known_field(field)).inc()
 
     def _mark(self, rows: Rows) -> None:

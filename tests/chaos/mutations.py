@@ -23,7 +23,7 @@ _MAX_DAMAGES = 3
 Damage = Callable[[Random, bytes, bytes], bytes]
 
 # Values that a field may hold where another was wanted; JSON text, since some of them no encoder writes.
-_LITERALS = (
+LITERALS = (
     "null", "true", "false", "0", "-1", "-0.0", "1", "999", "1000", "3.5", "1e3", "1e308", "1e999", "-1e999",
     "9223372036854775807", "9223372036854775808", "-9223372036854775809", "9" * 400, "9" * 5_000, "0." + "3" * 400,
     "1370000000000", "1370000000000.0", "1.37e12", "1370000000", "4102444800000", "01", "+1", ".5", "5.", "0x10",
@@ -145,7 +145,7 @@ def _with(document: Mapping[str, Any], key: str, literal: str) -> bytes:
 
 def _retyped(random: Random, raw: bytes, _: bytes) -> bytes:
     found = _field(random, raw)
-    return raw + b"]" if found is None else _with(*found, random.choice(_LITERALS))
+    return raw + b"]" if found is None else _with(*found, random.choice(LITERALS))
 
 
 def _left_out(random: Random, raw: bytes, _: bytes) -> bytes:
@@ -161,7 +161,7 @@ def _doubled(random: Random, raw: bytes, _: bytes) -> bytes:
     found = _field(random, raw)
     if found is None:
         return raw + raw
-    again = f"{json.dumps(found[1])}:{random.choice(_LITERALS)}".encode()
+    again = f"{json.dumps(found[1])}:{random.choice(LITERALS)}".encode()
     inner = raw.strip()[1:-1]
     return b"{" + (again + b"," + inner if random.random() < 0.5 else inner + b"," + again) + b"}"
 
@@ -193,7 +193,7 @@ def _featured(random: Random, raw: bytes, _: bytes) -> bytes:
     if not isinstance(features, dict):
         return _retyped(random, raw, raw)
     name = random.choice([*features, "", "é", 'q"', "\ud800", "a.b", "x" * 300, "new"])
-    inner = _with({**features, name: None}, name, random.choice(_LITERALS)).decode()
+    inner = _with({**features, name: None}, name, random.choice(LITERALS)).decode()
     return _with(found[0], "features", inner)  # type: ignore[index]
 
 

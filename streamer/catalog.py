@@ -6,15 +6,18 @@ import threading
 from collections import defaultdict
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from monitors.performance import PerformanceSchema, canonical
 from monitors.profile import ReferenceProfile
-from streamer.models import ModelConfig, parse_model
+from streamer.events import UNREADABLE
+from streamer.models import ModelConfig, parse_stored_model
 from streamer.settings import ConfigError
 
 log = structlog.get_logger(__name__)
+
+# Of what a stranger wrote into a control topic, the log says so much.
+_MAX_REASON = 1_000
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ class Catalog:
                 self.revision += 1
             return
         try:
-            config = parse_model(_object(value), f"models.v1 key {name}")
+            config = parse_stored_model(value, name, "models.v1")
         except ConfigError as error:
-            log.error("model_refused", model=name, reason=str(error))
+            stays = "none" if (held := self._models.get(name)) is None else f"model_epoch {held.epoch}, as it was"
+            log.error("model_refused", model=name[:100], reason=str(error)[:_MAX_REASON], stays=stays)
             return
         with self._lock:
             self._models[name] = describe(config)
@@ -99,6 +103,9 @@ class Catalog:
 
     def put_reference(self, key: str, value: bytes | None) -> None:
         """Take in one record of `references.v1`, keyed model/version/part; None deletes the part."""
+        if key.count("/") < 2:
+            log.error("reference_refused", key=key[:100], reason="wanted the key <model>/<version>/<part>")
+            return
         model, version, part = key.split("/", 2)
         identity = (model, version)
         with self._lock:
@@ -109,16 +116,10 @@ class Catalog:
             self._parts[identity][part] = value
             try:
                 profile = ReferenceProfile.from_parts(self._parts[identity])
-            except (ValueError, KeyError, TypeError) as error:
-                log.error("reference_refused", model=model, version=version, part=part, reason=str(error))
+            except (*UNREADABLE, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+                reason = str(error)[:_MAX_REASON]
+                log.error("reference_refused", model=model, version=version, part=part[:100], reason=reason)
                 return
             if profile is not None:
                 self._profiles[identity] = profile
                 log.info("reference_known", model=model, version=version, fingerprint=profile.fingerprint)
-
-
-def _object(value: bytes) -> dict[str, object]:
-    try:
-        return msgspec.json.decode(value, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"not a JSON object: {error}") from error

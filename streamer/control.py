@@ -25,7 +25,7 @@ class ControlTable(GlobalTable):
         """Hand the records on; the table itself keeps nothing."""
         for event in batch:
             key = event.message.key
-            self.put(key.decode() if isinstance(key, bytes) else str(key), event.message.value)
+            self.put(key.decode(errors="replace") if isinstance(key, bytes) else str(key), event.message.value)
 
 
 def control_table(app: faust.App, topic: str, put: Put) -> ControlTable:

@@ -13,9 +13,11 @@ from monitors import lifecycle
 from streamer import effects, telemetry
 from streamer.author import Author
 from streamer.catalog import Catalog, Model
-from streamer.events import Command, Increment, ModelMark, Partial, SourceProgress
+from streamer.decode import is_deep, is_name
+from streamer.events import UNREADABLE, Command, Increment, ModelMark, Partial, SourceProgress
 from streamer.model_record import FAULTS, Watched
 from streamer.pane_store import PaneKey
+from streamer.partitioning import partition_of
 from streamer.settings import Settings
 from streamer.shard import Shard, restore_shard
 from streamer.state_log import ShardPosition, read_partition
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 _PARTIAL = msgspec.msgpack.Decoder(Partial)
 _CATALOG_S = 5.0
 _COMMAND = msgspec.json.Decoder(Command)
+# What of it is kept and answered has to fit into messages of its own.
+MAX_COMMAND_BYTES = 100_000
 
 
 class Evaluate:
@@ -88,13 +92,15 @@ class Evaluate:
     def fold(self, batch: Batch) -> None:
         """Apply increments or answer commands, in the order of the log."""
         shard = self._shards[batch.partition.number]
-        for value, record_ms in zip(batch.values, batch.record_times_ms, strict=True):
+        for value, record_ms, offset in zip(batch.values, batch.record_times_ms, batch.offsets, strict=True):
             shard.position.now_ms = max(shard.position.now_ms, record_ms)
             if batch.partition.topic == self._partials:
                 self._changed_bytes += len(value)
-                self._apply(shard, _PARTIAL.decode(value))
+                flush = _flush(value, f"{self._partials}[{shard.index}] offset {offset}")
+                if flush is not None:
+                    self._apply(shard, flush)
             else:
-                self._answer(shard, value)
+                self._answer(shard, value, offset)
         if batch.partition.topic == self._commands and batch.at_end:
             if not shard.commands_read:
                 # The split is kept back until here: what was shown so far is shown again, with it.
@@ -180,23 +186,46 @@ class Evaluate:
             self._changed_bytes += pane.nbytes
         pane.add(increment, late=late, dtype=model.schema.dtype)
 
-    def _answer(self, shard: Shard, raw: bytes) -> None:
-        """Answer one command; only evaluate changes a model's state, and every answer is in the ledger."""
+    def _answer(self, shard: Shard, raw: bytes, offset: int) -> None:
+        """Answer one command; only evaluate changes a model's state, and every answer is in the ledger.
+
+        What is no command has nobody to answer: it gets a line in the log.
+        """
         try:
             command = _COMMAND.decode(raw)
-        except msgspec.DecodeError as error:
-            log.error("command_refused", reason=str(error))
+            if is_deep(raw):
+                raise ValueError("nested too deeply")
+        except UNREADABLE as error:
+            log.error("command_refused", topic=self._commands, partition=shard.index, offset=offset, reason=str(error))
             return
         if command.kind == "tick":
             return
-        model = self._model(command.model)
-        if model is None or model.epoch != (command.model_epoch or model.epoch):
-            reason = "unknown model" if model is None else f"model_epoch is {model.epoch}"
-            self._author.effects.append(
-                effects.refusal(self._settings, shard.index, command, reason, shard.position.now_ms)
-            )
+        reason = self._misdirected(shard, command)
+        if len(raw) > MAX_COMMAND_BYTES:
+            reason = f"command: got {len(raw)} bytes, wanted at most {MAX_COMMAND_BYTES}"
+        if reason is not None:
+            log.warning("command_refused", command_id=command.command_id, model=command.model[:100], reason=reason)
+            # Where its sender waits for it.
+            home = partition_of(command.model, self._settings.internal_partitions)
+            answer = effects.refusal(self._settings, home, command, reason, shard.position.now_ms)
+            self._author.effects.append(answer)
             return
         self._guarded(shard, command.model, partial(self._author.answer, shard, command), even_if_faulted=True)
+
+    def _misdirected(self, shard: Shard, command: Command) -> str | None:
+        """Return why a command is not for any model kept here, None if it is."""
+        if not is_name(command.model):
+            return "model: wanted a name of 1 to 100 of a-z, 0-9, '.', '_' and '-'"
+        home = partition_of(command.model, self._settings.internal_partitions)
+        if home != shard.index:
+            return (
+                f"partition: got {shard.index}, but commands of this model belong to {home} of {self._commands}, "
+                "murmur2 of the model's name; nothing was done"
+            )
+        model = self._model(command.model)
+        if model is None:
+            return "unknown model"
+        return None if command.model_epoch in (0, model.epoch) else f"model_epoch is {model.epoch}"
 
     def _model(self, name: str) -> Model | None:
         """Return a model; one this worker has not heard of yet is waited for, as its configuration may be on its way.
@@ -272,6 +301,35 @@ class Evaluate:
                 "is empty; it was deleted or made anew. Reset the group to the beginning to count again"
             )
         return applied if committed is None else committed
+
+
+def _flush(value: bytes, place: str) -> Partial | None:
+    """Read one flush; None for what no ingest has written.
+
+    Counts lie in no other message: one of ours that cannot be read must not be passed over. A stranger's holds
+    none, and must not stop every model of its partition.
+
+    Raises
+    ------
+    StepFailed
+        An ingest has written it, of another release.
+    """
+    try:
+        return _PARTIAL.decode(value)
+    except UNREADABLE as error:
+        reason = str(error)
+    try:
+        document = msgspec.msgpack.decode(value)
+    except UNREADABLE:
+        document = None
+    if isinstance(document, dict) and "ingest" in document:
+        raise StepFailed(
+            f"{place}: written by ingest {document['ingest']!r}, but not as this release reads it ({reason}); run the "
+            "same release of driftloop everywhere"
+        )
+    log.error("foreign_message", place=place, bytes=len(value), reason=reason)
+    telemetry.FOREIGN_MESSAGES.inc()
+    return None
 
 
 def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:

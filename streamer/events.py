@@ -22,6 +22,10 @@ Origin = Literal["live", "shadow", "backfill"]
 Task = Literal["binary", "multiclass", "regression"]
 
 
+# All that decoding may raise, whatever the bytes: no UTF-8 and nesting without end have errors of their own.
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+
+
 class Prediction(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One answer a model gave: `predictions.v1`, keyed by prediction_id."""
 

@@ -6,9 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from streamer.decode import is_deep
 from streamer.durations import Duration
+from streamer.events import UNREADABLE
 from streamer.settings import ConfigError, Section, explain
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,100}$")]
@@ -175,6 +178,21 @@ def parse_model(document: dict[str, Any], where: str) -> ModelConfig:
         return ModelConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(explain(error, where)) from error
+
+
+def parse_stored_model(value: bytes, name: str, topic: str) -> ModelConfig:
+    """Read a configuration as `models.v1` carries it under a model's name; ConfigError says what is wrong with it."""
+    where = f"{topic} key {name[:100]}"
+    try:
+        document = msgspec.json.decode(value, type=dict[str, Any])
+        if is_deep(value):
+            raise ValueError("nested too deeply")
+    except UNREADABLE as error:
+        raise ConfigError(f"{where}: not a JSON object: {error}; apply the model again") from error
+    config = parse_model(document, where)
+    if config.name != name:
+        raise ConfigError(f"{where}: name: got {config.name!r}, wanted the key; apply the model again")
+    return config
 
 
 def read_model(path: Path) -> ModelConfig:

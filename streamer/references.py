@@ -11,9 +11,9 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from monitors.profile import MANIFEST, ReferenceProfile
-from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION
+from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, UNREADABLE
 from streamer.kafka_clients import producer_config
-from streamer.models import ModelConfig, parse_model
+from streamer.models import ModelConfig, parse_stored_model
 from streamer.settings import ConfigError, Settings
 from streamer.topic_reader import newest_by_key
 
@@ -142,7 +142,7 @@ def read_models(settings: Settings) -> dict[str, ModelConfig]:
     """
     topic = settings.topic("models")
     newest = newest_by_key(settings, topic)
-    return {name: parse_model(_object(newest[name], f"{topic} key {name}"), topic) for name in sorted(newest)}
+    return {name: parse_stored_model(newest[name], name, topic) for name in sorted(newest)}
 
 
 class _Standing(msgspec.Struct):
@@ -158,7 +158,7 @@ def _conflict(model: ModelConfig, published: bytes | None) -> str | None:
         return None
     try:
         stands = msgspec.json.decode(published, type=_Standing)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     anew = stands.model_epoch + 1
     if model.model_epoch < stands.model_epoch:
@@ -179,7 +179,7 @@ def _conflict(model: ModelConfig, published: bytes | None) -> str | None:
 def _parts(settings: Settings) -> dict[tuple[str, str], dict[str, bytes]]:
     grouped: dict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
     for key, value in newest_by_key(settings, settings.topic("references")).items():
-        model, version, part = key.split("/", 2)
+        model, version, part = [*key.split("/", 2), "", ""][:3]
         grouped[model, version][part] = value
     return grouped
 
@@ -189,13 +189,6 @@ def _content(manifest: bytes) -> Mapping[str, Any]:
     document = msgspec.json.decode(manifest, type=dict[str, Any])
     document.pop("created_ms", None)
     return document
-
-
-def _object(value: bytes, where: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(value, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{where}: not a JSON object: {error}; apply the model again") from error
 
 
 def _produce(settings: Settings, topic: str, records: list[tuple[str, bytes]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from streamer.catalog import Catalog, Model
@@ -18,7 +19,7 @@ from streamer.state_log import (
     pane_key,
     parse_pane_key,
 )
-from streamer.transaction import Record
+from streamer.transaction import Record, StepFailed
 
 
 @dataclass
@@ -83,23 +84,45 @@ class Shard:
 
 
 def restore_shard(index: int, stored: dict[str, bytes], catalog: Catalog) -> Shard:
-    """Build a shard from the newest value of each of its keys in the state topic."""
+    """Build a shard from the newest value of each of its keys in the state topic; keys of no kind are let be.
+
+    Raises
+    ------
+    StepFailed
+        A value cannot be read; the message names its key. What was counted under it must not be passed over.
+    """
     shard = Shard(index)
     if POSITION in stored:
-        shard.position = decode_position(stored[POSITION])
+        with _naming(index, POSITION):
+            shard.position = decode_position(stored[POSITION])
     for key, raw in stored.items():
         if key.startswith("model|"):
-            record = decode_record(raw)
-            shard.models[record.name] = Watched(record, changed=False)
+            with _naming(index, key):
+                record = decode_record(raw)
+                shard.models[record.name] = Watched(record, changed=False)
     panes: dict[tuple[str, int, PaneKey], dict[int, bytes]] = defaultdict(dict)
     for key, raw in stored.items():
         if key.startswith("pane|"):
-            name, epoch, pane, part = parse_pane_key(key)
-            panes[name, epoch, pane][part] = raw
+            with _naming(index, key):
+                name, epoch, pane, part = parse_pane_key(key)
+                panes[name, epoch, pane][part] = raw
     for (name, epoch, pane), parts in panes.items():
         watched = shard.models.get(name)
         if watched is not None and watched.record.model_epoch == epoch:
             model = catalog.model(name)
-            watched.panes[pane] = decode_pane(parts, "<i8" if model is None else model.schema.dtype)
+            with _naming(index, pane_key(name, epoch, pane, 0)):
+                watched.panes[pane] = decode_pane(parts, "<i8" if model is None else model.schema.dtype)
             shard.stored_parts[pane_key(name, epoch, pane, 0)] = max(parts) + 1
     return shard
+
+
+@contextmanager
+def _naming(index: int, key: str) -> Iterator[None]:
+    """Say of a stored value that cannot be read whose it is, and what can be done."""
+    try:
+        yield
+    except Exception as error:
+        raise StepFailed(
+            f"state partition {index}, key {key}: {error}; another release or another program has written it: "
+            "run the release that did, or delete the key to begin anew without what was counted under it"
+        ) from error

@@ -107,7 +107,8 @@ def _records(properties: dict[str, str], topic: str, partition: int) -> Iterator
             for message in consumer.consume(1_000, 0.2):
                 error = message.error()
                 if error is None:
-                    yield (message.key() or b"").decode(), message.value()
+                    # A key of a stranger's may be no text; it is none of ours either way.
+                    yield (message.key() or b"").decode(errors="replace"), message.value()
                     reached = max(reached, (message.offset() or 0) + 1)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     reached = max(reached, message.offset() or 0)

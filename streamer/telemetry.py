@@ -32,6 +32,9 @@ LAG = Gauge("driftloop_lag", "Records appended and not yet read", ["topic", "par
 VIEW_WRITES = Counter("driftloop_view_writes", "Documents offered to the live view", ["outcome"], registry=REGISTRY)
 PARKED_LABELS = Counter("driftloop_parked_labels", "Labels that came before their prediction", registry=REGISTRY)
 FAULTED_MODELS = Gauge("driftloop_faulted_models", "Models whose looks are stopped by a fault", registry=REGISTRY)
+FOREIGN_MESSAGES = Counter(
+    "driftloop_foreign_messages", "Messages in partials.v1 that no ingest has written", registry=REGISTRY
+)
 LOST_RANGE = Counter("driftloop_lost_range", "Offsets lost before they were read", ["topic"], registry=REGISTRY)
 
 _SECRET_NAME = re.compile(r"pass(word|wd)?$|secret|token|credential|jaas|api_?key|private", re.IGNORECASE)

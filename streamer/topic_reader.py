@@ -81,7 +81,7 @@ def newest_by_key(settings: Settings, topic: str, partitions: Iterable[int] | No
         key, value = message.key(), message.value()
         if key is None:
             continue
-        name = key.decode() if isinstance(key, bytes) else key
+        name = key.decode(errors="replace") if isinstance(key, bytes) else key
         if value is None:
             newest.pop(name, None)
         else:

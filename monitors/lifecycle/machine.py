@@ -25,6 +25,8 @@ from monitors.lifecycle.wishes import Context, RefusedError, RepeatedError, Wish
 
 # How many answers are kept to be repeated; a sender sends again within minutes, not hundreds of commands later.
 KEPT_ANSWERS = 200
+# A reason may quote what was wished.
+_MAX_REASON = 500
 CLOCK_ACTOR = "driftloop"
 
 
@@ -63,7 +65,7 @@ def answer(
         changed, transitions = _handle(state, wish, context)
         given = Answer(wish.command_id, "accepted", detail=present(changed))
     except RefusedError as refusal:
-        changed, given = state, Answer(wish.command_id, "refused", str(refusal), present(state))
+        changed, given = state, Answer(wish.command_id, "refused", str(refusal)[:_MAX_REASON], present(state))
     except RepeatedError as repeat:
         standing = {"outcome": "accepted", "reason": str(repeat), "detail": present(state)}
         changed, given = state, Answer(wish.command_id, "repeated", str(repeat), standing)

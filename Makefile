@@ -6,7 +6,7 @@ UV_VERSION = 0.13.9
 BIN = .venv/bin
 ARGS ?=
 
-.PHONY: setup demo test chaos fuzz lint lock clean
+.PHONY: setup demo test chaos fuzz bench lint lock clean
 
 setup: .venv/stamp
 
@@ -31,6 +31,9 @@ chaos: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.chaos.fuzz $(ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check --no-cache .

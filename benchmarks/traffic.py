@@ -1,9 +1,10 @@
-"""Models of twelve features and their events, the same for every run, made before anything is measured."""
+"""Models of some features and their events, the same for every run, made before anything is measured."""
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -12,30 +13,45 @@ import numpy as np
 from monitors.profile import PerformanceBaseline, ReferenceProfile, build_profile
 from streamer.models import ModelConfig, parse_model
 
-NUMERIC = tuple(f"num_{index}" for index in range(10))
+# Two of a model's features are categorical, the others are numbers.
+FEATURES = 12
 CATEGORICAL = {"carrier": tuple("ABCDEFGH"), "city": ("lima", "oslo", "rome", "wien")}
 VERSION = "1"
 SPAN_MS = 3_600_000
+SEED = 2
 _REFERENCE_ROWS = 20_000
 # Drawing from a table of rows is far faster than drawing every row, and its cells are spread as widely.
-_TABLE_ROWS = 50_000
+_TABLE_VALUES = 600_000
 
 Message = tuple[str, bytes]
 
 
-def model(index: int, *, labels: Literal["join", "context"]) -> ModelConfig:
-    """Return one of the models that are measured."""
+def numeric(features: int = FEATURES) -> tuple[str, ...]:
+    """Return the names of a model's numeric features."""
+    return tuple(f"num_{index}" for index in range(features - len(CATEGORICAL)))
+
+
+def model(
+    index: int,
+    *,
+    labels: Literal["join", "context"],
+    features: int = FEATURES,
+    time: Mapping[str, str] | None = None,
+    labels_of: Mapping[str, str] | None = None,
+) -> ModelConfig:
+    """Return one of the models that are measured; `time` and `labels_of` are added to those sections."""
     return parse_model(
         {
             "name": f"bench-{index}",
             "task": "binary",
             "positive": True,
             "features": {
-                **{name: {"kind": "numeric"} for name in NUMERIC},
+                **{name: {"kind": "numeric"} for name in numeric(features)},
                 **{name: {"kind": "categorical"} for name in CATEGORICAL},
             },
             "slices": ["carrier"],
-            "labels": {"mode": labels},
+            "time": dict(time or {}),
+            "labels": {"mode": labels, **(labels_of or {})},
         },
         "benchmarks",
     )
@@ -44,7 +60,8 @@ def model(index: int, *, labels: Literal["join", "context"]) -> ModelConfig:
 def reference(config: ModelConfig, *, created_ms: int) -> ReferenceProfile:
     """Return a reference the events do not drift from."""
     rng = np.random.default_rng(0)
-    columns = {name: rng.normal(size=_REFERENCE_ROWS) for name in NUMERIC}
+    names = [name for name, feature in config.features.items() if feature.kind == "numeric"]
+    columns = {name: rng.normal(size=_REFERENCE_ROWS) for name in names}
     texts = {
         name: np.array(values, dtype=object)[rng.integers(0, len(values), _REFERENCE_ROWS)]
         for name, values in CATEGORICAL.items()
@@ -53,56 +70,74 @@ def reference(config: ModelConfig, *, created_ms: int) -> ReferenceProfile:
         model=config.name,
         version=VERSION,
         columns={**columns, **texts, "@score": rng.uniform(size=_REFERENCE_ROWS)},
-        kinds={**dict.fromkeys([*NUMERIC, "@score"], "numeric"), **dict.fromkeys(CATEGORICAL, "categorical")},
+        kinds={**dict.fromkeys([*names, "@score"], "numeric"), **dict.fromkeys(CATEGORICAL, "categorical")},
         panes=None,
         baseline=PerformanceBaseline({"accuracy": 0.5}, "accuracy", 0.5, 0.01, _REFERENCE_ROWS),
         created_ms=created_ms,
     )
 
 
-def predictions(events: int, models: int, *, start_ms: int) -> Iterator[Message]:
-    """Yield predictions over an hour of event time, in its order: key and JSON of some 340 bytes."""
-    rng = np.random.default_rng(1)
-    numbers = rng.normal(size=(_TABLE_ROWS, len(NUMERIC))).round(4).tolist()
-    texts = [rng.choice(values, _TABLE_ROWS).tolist() for values in CATEGORICAL.values()]
-    scores = rng.uniform(size=_TABLE_ROWS).round(6).tolist()
-    names = (*NUMERIC, *CATEGORICAL)
-    for number, id_ in _ids(events):
-        row = number % _TABLE_ROWS
-        values = (*numbers[row], *(column[row] for column in texts))
-        yield (
-            id_,
-            msgspec.json.encode(
-                {
-                    "prediction_id": id_,
-                    "model": f"bench-{number % models}",
-                    "version": VERSION,
-                    "ts": start_ms + number * SPAN_MS // events,
-                    "features": dict(zip(names, values, strict=True)),
-                    "prediction": scores[row] > 0.5,
-                    "score": scores[row],
-                }
-            ),
-        )
+class Events:
+    """Gives predictions as messages: what differs between two is written anew, the rest is drawn from a table.
+
+    Parameters
+    ----------
+    models : the events go round over so many.
+    features : of each model; twelve make some 340 bytes of JSON.
+    seed : of the prediction ids.
+    """
+
+    def __init__(self, models: int, *, features: int = FEATURES, seed: int = SEED) -> None:
+        self._models = models
+        self._ids = random.Random(seed)
+        self._tails = _tails(features)
+
+    def message(self, number: int, ts_ms: int) -> Message:
+        """Return the next prediction: its key and its JSON."""
+        id_ = _id(self._ids)
+        head = f'{{"prediction_id":"{id_}","model":"bench-{number % self._models}","version":"{VERSION}","ts":{ts_ms},'
+        return id_, head.encode() + self._tails[number % len(self._tails)]
 
 
-def labels(events: int, models: int, *, start_ms: int) -> Iterator[Message]:
-    """Yield a label a prediction, a minute after it."""
-    for number, id_ in _ids(events):
-        ts = start_ms + 60_000 + number * SPAN_MS // events
-        label = {"prediction_id": id_, "model": f"bench-{number % models}", "ts": ts, "label": number % 3 == 0}
-        yield id_, msgspec.json.encode(label)
-
-
-def size(messages: Iterable[Message]) -> float:
-    """Return the mean length of the values in bytes."""
-    lengths = [len(value) for _, value in messages]
-    return sum(lengths) / max(len(lengths), 1)
-
-
-def _ids(events: int) -> Iterator[tuple[int, str]]:
-    # As long as a UUID and as hard to compress.
-    source = random.Random(2)
+def predictions(
+    events: int, models: int, *, start_ms: int, features: int = FEATURES, span_ms: int = SPAN_MS, seed: int = SEED
+) -> Iterator[Message]:
+    """Yield predictions over an hour of event time, in its order."""
+    source = Events(models, features=features, seed=seed)
     for number in range(events):
-        digits = f"{source.getrandbits(128):032x}"
-        yield number, f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        yield source.message(number, start_ms + number * span_ms // events)
+
+
+def labels(events: int, models: int, *, start_ms: int, seed: int = SEED) -> Iterator[Message]:
+    """Yield a label a prediction, a minute after it."""
+    ids = random.Random(seed)
+    for number in range(events):
+        yield label(_id(ids), number, models, start_ms + 60_000 + number * SPAN_MS // events)
+
+
+def label(id_: str, number: int, models: int, ts_ms: int) -> Message:
+    """Return the label of a prediction."""
+    text = "true" if number % 3 == 0 else "false"
+    return id_, f'{{"prediction_id":"{id_}","model":"bench-{number % models}","ts":{ts_ms},"label":{text}}}'.encode()
+
+
+@functools.cache
+def _tails(features: int) -> list[bytes]:
+    """Return what of events' JSON comes after their time."""
+    rng = np.random.default_rng(1)
+    names = (*numeric(features), *CATEGORICAL)
+    rows = _TABLE_VALUES // features
+    numbers = rng.normal(size=(rows, features - len(CATEGORICAL))).round(4).tolist()
+    texts = [rng.choice(values, rows).tolist() for values in CATEGORICAL.values()]
+    scores = rng.uniform(size=rows).round(6).tolist()
+    bodies = (
+        {"features": dict(zip(names, (*row, *words), strict=True)), "prediction": score > 0.5, "score": score}
+        for row, *words, score in zip(numbers, *texts, scores, strict=True)
+    )
+    return [msgspec.json.encode(body)[1:] for body in bodies]
+
+
+def _id(source: random.Random) -> str:
+    # As long as a UUID and as hard to compress.
+    digits = f"{source.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

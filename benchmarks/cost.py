@@ -1,0 +1,153 @@
+"""What an event costs over the number of models, of partitions and of features; and 1,000 models at a steady rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from benchmarks import measuring, throughput, traffic
+from benchmarks.figures import Curve, Figure, figure
+from benchmarks.pacer import pace_of, pacing
+from streamer.settings import Settings, TopicSettings
+
+MODELS = (1, 10, 50, 200, 1_000)
+PARTITIONS = (4, 16, 64)
+FEATURES = (10, 50, 100, 500)
+# From one to so many models an event is to cost the same.
+_FLAT_TO = 200
+_MANY = 1_000
+_RATE = 20_000
+_WARM_S = 10
+# Every run has about as many values to count, and none so few events that a flush is all it measures.
+_VALUES = 4_000_000
+_LEAST_EVENTS = 20_000
+_COMMAND = "make bench ARGS='--only cost'"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `cost` to the command line."""
+    app.command("cost")(cost)
+
+
+def cost(
+    models: Annotated[int, typer.Option(help="How many models the events go round over.", min=1)] = 1,
+    partitions: Annotated[int, typer.Option(help="Partitions of the predictions topic.", min=1)] = 4,
+    features: Annotated[int, typer.Option(help="Features of each model.", min=3)] = traffic.FEATURES,
+    events: Annotated[int, typer.Option(help="How many predictions.", min=1)] = 300_000,
+) -> None:
+    """Measure one point of the curves: microseconds of CPU an event."""
+    print(f"{_event_us(models, partitions, features, events):.2f} µs")
+
+
+def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
+    """Measure the three curves, and the steady rate; fewer points where `quick`."""
+    over_models = _curve("models", (1, 50, 200) if quick else MODELS, quick=quick)
+    over_partitions = _curve("partitions", (4, 64) if quick else PARTITIONS, quick=quick)
+    over_features = _curve("features", (10, 100) if quick else FEATURES, quick=quick)
+    return [*_flatness(over_models, over_partitions, over_features), *_steady(quick=quick)], [
+        over_models,
+        over_partitions,
+        over_features,
+    ]
+
+
+def _curve(over: str, counts: Iterable[int], *, quick: bool) -> Curve:
+    costs: dict[int, float] = {}
+    for count in counts:
+        shape = {"models": 1, "partitions": 4, "features": traffic.FEATURES, over: count}
+        events = max(_LEAST_EVENTS, _VALUES // shape["features"]) // (2 if quick else 1)
+        costs[count] = _event_us(shape["models"], shape["partitions"], shape["features"], events)
+        measuring.say(f"{count} {over}: {costs[count]:.2f} µs an event")
+    picture = f"CPU an event, by {over}"
+    return Curve(picture=picture, name="one worker", over=over, unit="µs", x=[*costs], y=[*costs.values()])
+
+
+def _event_us(models: int, partitions: int, features: int, events: int) -> float:
+    """Return the CPU an event costs the worker, in microseconds, its label record stored."""
+    start_ms = int(time.time() * 1000) - traffic.SPAN_MS
+    settings = Settings(topics={"predictions": TopicSettings(partitions=partitions)})
+    with measuring.running(settings) as stack:
+        configs = [traffic.model(index, labels="join", features=features) for index in range(models)]
+        measuring.publish_models(stack.settings, configs, start_ms)
+        (worker,) = measuring.workers(stack)
+        measuring.until_at_rest([worker])
+        view = measuring.live_view(stack.settings)
+        found = throughput.measure(
+            "predictions",
+            traffic.predictions(events, models, start_ms=start_ms, features=features),
+            stack.settings,
+            "predictions",
+            worker,
+            lambda: measuring.counted(view) == events,
+        )
+    return 1e6 / found.per_cpu_s
+
+
+def _flatness(models: Curve, partitions: Curve, features: Curve) -> list[Figure]:
+    flat = [cost for count, cost in zip(models.x, models.y, strict=True) if count <= _FLAT_TO]
+    slopes = [
+        (after - before) / (more - fewer)
+        for fewer, more, before, after in zip(features.x, features.x[1:], features.y, features.y[1:], strict=False)
+    ]
+    whole = (features.y[-1] - features.y[0]) / (features.x[-1] - features.x[0])
+    return [
+        figure(
+            f"cost of an event, {_FLAT_TO} models against one",
+            flat[-1] / flat[0],
+            "×",
+            at_most=1.2,
+            command=_COMMAND,
+            note=_points(models),
+        ),
+        figure(
+            f"cost of an event, {partitions.x[-1]:.0f} partitions against {partitions.x[0]:.0f}",
+            partitions.y[-1] / partitions.y[0],
+            "×",
+            at_most=1.2,
+            command=_COMMAND,
+            note=_points(partitions),
+        ),
+        figure(
+            "cost of one more feature, steepest stretch against the whole (1 is a line)",
+            max(slopes) / whole,
+            "×",
+            at_most=1.5,
+            command=_COMMAND,
+            note=_points(features),
+        ),
+    ]
+
+
+def _points(curve: Curve) -> str:
+    return ", ".join(f"{x:,.0f}: {y:.2f} µs" for x, y in zip(curve.x, curve.y, strict=True))
+
+
+def _steady(*, quick: bool) -> list[Figure]:
+    """Measure 1,000 models and one at the same steady rate."""
+    seconds = 15 if quick else 40
+    one, many = _share(1, seconds), _share(_MANY, seconds)
+    note = f"{one:.3f} and {many:.3f} cores, view included, over {seconds} s"
+    what = f"{_MANY:,} models against one, CPU at {_RATE:,} events/s"
+    return [figure(what, many / one, "×", at_most=1.5, command=_COMMAND, note=note)]
+
+
+def _share(models: int, seconds: int) -> float:
+    """Return how many cores a worker takes at the steady rate, once it is under way."""
+    with measuring.running() as stack:
+        configs = [traffic.model(index, labels="join") for index in range(models)]
+        measuring.publish_models(stack.settings, configs, int(time.time() * 1000))
+        (worker,) = measuring.workers(stack)
+        measuring.until_at_rest([worker])
+        view = measuring.live_view(stack.settings)
+        with pacing(stack, pace_of(stack, rate=_RATE, seconds=_WARM_S + seconds, models=models)) as pacer:
+            time.sleep(_WARM_S)
+            before, began = measuring.cpu_s([worker]), time.monotonic()
+            time.sleep(seconds - 1)
+            share = (measuring.cpu_s([worker]) - before) / (time.monotonic() - began)
+            sent = pacer.wait(60)[-1].events
+        # A worker that falls behind would seem to be cheap.
+        measuring.until(lambda: measuring.counted(view) == sent, f"{models} models: not all is counted", within_s=60)
+    return share

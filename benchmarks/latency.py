@@ -94,6 +94,7 @@ def _paced(stack: Stack, seconds: int, rate: int) -> tuple[list[Figure], list[Cu
     (worker,) = measuring.workers(stack)
     with Watch(measuring.live_view(stack.settings)) as watch:
         with pacing(stack, pace_of(stack, rate=rate, seconds=seconds)) as pacer:
+            measuring.until(lambda: bool(pacer.sent()), "the paced producer does not send", within_s=_LAST_S)
             before, began = measuring.cpu_s([worker]), time.monotonic()
             sent = pacer.wait(seconds + 60)
             share = (measuring.cpu_s([worker]) - before) / (time.monotonic() - began)

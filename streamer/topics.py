@@ -79,6 +79,10 @@ _COMPACTION = {
     "min.cleanable.dirty.ratio": "0.1",
     "delete.retention.ms": str(_DAY_MS),
 }
+# Only whole segments are let go, and Kafka's own are a week or a gigabyte long: what is kept for a day would lie there
+# for eight. With this many to a retention, what lies there is at most so much older.
+_SEGMENTS_PER_RETENTION = 4
+_LONGEST_SEGMENT_MS = 7 * _DAY_MS
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,9 @@ def _wanted(topic: Topic, settings: Settings) -> _Wanted:
     if topic.compacted:
         config |= _COMPACTION
     else:
-        config["retention.ms"] = str(int(override.retention or topic.retention_ms or 0))
+        retention_ms = int(override.retention or topic.retention_ms or 0)
+        config["retention.ms"] = str(retention_ms)
+        config["segment.ms"] = str(max(1, min(retention_ms // _SEGMENTS_PER_RETENTION, _LONGEST_SEGMENT_MS)))
     if topic.max_bytes is not None:
         config["max.message.bytes"] = str(topic.max_bytes)
     return _Wanted(settings.topic(topic.name), override.partitions or default, override.replicas or 1, config)

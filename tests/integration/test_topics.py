@@ -48,6 +48,12 @@ def test_topics_have_the_partitions_and_settings_of_the_table(settings: Settings
     assert config["retention.ms"].value == str(7 * 86_400_000)
 
 
+def test_what_is_past_its_retention_does_not_lie_in_one_segment_with_what_is_not(settings: Settings) -> None:
+    resource = ConfigResource(ResourceType.TOPIC, settings.topic("partials"))
+    config = next(iter(admin(settings).describe_configs([resource]).values())).result()
+    assert int(config["segment.ms"].value) * 4 == int(config["retention.ms"].value) == 86_400_000
+
+
 def test_only_the_missing_topics_are_made(settings: Settings) -> None:
     other = fresh(settings)
     ensure(other, ["models", "labels"])
@@ -69,7 +75,12 @@ def test_another_cleanup_policy_is_an_error(settings: Settings) -> None:
 
 def test_another_retention_is_reported_and_lived_with(settings: Settings) -> None:
     other = fresh(settings)
-    config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "1000", "max.message.bytes": "8000000"}
+    config = {
+        "message.timestamp.type": "LogAppendTime",
+        "retention.ms": "1000",
+        "segment.ms": str(7 * 86_400_000 // 4),
+        "max.message.bytes": "8000000",
+    }
     make(other, "labels", 4, config)
     (report,) = ensure(other, ["labels"])
     assert report.outcome == "differs"

@@ -28,11 +28,16 @@ _STOP_S = 30.0
 
 
 class Entry(NamedTuple):
-    """A subject: the module that measures it, what it is about, and how long it may take."""
+    """A subject: the module and the function that measure it, what it is about, and how long it may take.
+
+    One that is not run `by_default` is run where it is named.
+    """
 
     module: str
     about: str
     limit_s: float
+    function: str = "figures"
+    by_default: bool = True
 
 
 SUBJECTS = {
@@ -43,14 +48,15 @@ SUBJECTS = {
     "memory": Entry("benchmarks.memory", "what a model's feature takes of memory", 300),
     "rebalance": Entry("benchmarks.rebalance", "how long models stand still when their worker is killed", 240),
     "soak": Entry("benchmarks.soak", "whether anything grows, three minutes of it", 360),
+    "soak30": Entry("benchmarks.soak", "the same, thirty minutes of it", 2_100, "long_figures", by_default=False),
     "cost": Entry("benchmarks.cost", "an event's cost over models, partitions and features", 900),
 }
 
 
-class Module(Protocol):
-    """What a subject's module has."""
+class Measure(Protocol):
+    """What measures a subject."""
 
-    def figures(self, *, quick: bool) -> tuple[list[Figure], list[Curve]]:
+    def __call__(self, *, quick: bool) -> tuple[list[Figure], list[Curve]]:
         """Measure, in a shorter form where `quick`."""
 
 
@@ -66,21 +72,22 @@ def chosen(only: str) -> list[str]:
     for name in names:
         if name not in SUBJECTS:
             raise ValueError(f"{name}: no such subject; the subjects are {', '.join(SUBJECTS)}")
-    return names or list(SUBJECTS)
+    return names or [name for name, entry in SUBJECTS.items() if entry.by_default]
 
 
-def module_of(name: str) -> Module:
-    """Return the module that measures a subject."""
-    return cast("Module", importlib.import_module(SUBJECTS[name].module))
+def measure_of(name: str) -> Measure:
+    """Return what measures a subject."""
+    entry = SUBJECTS[name]
+    return cast("Measure", getattr(importlib.import_module(entry.module), entry.function))
 
 
 def run_one(name: str, *, quick: bool) -> Findings:
     """Measure one subject in this process; what went wrong is among what it found."""
-    module = module_of(name)
+    measure = measure_of(name)
     began = time.monotonic()
     findings = Findings(measured=_now(), seconds=0.0, quick=quick)
     try:
-        findings.figures, findings.curves = module.figures(quick=quick)
+        findings.figures, findings.curves = measure(quick=quick)
     except (RuntimeError, OSError, StackError, TopicError, KafkaException, redis.RedisError) as error:
         findings.fault = f"{type(error).__name__}: {error}"
     findings.seconds = round(time.monotonic() - began, 1)

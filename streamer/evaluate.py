@@ -89,6 +89,10 @@ class Evaluate:
         log.info("restored", partitions=len(self._shards), models=sum(len(s.models) for s in self._shards.values()))
         return starts
 
+    def held_back(self) -> tuple[Partition, ...]:
+        """All that is owned is read."""
+        return ()
+
     def fold(self, batch: Batch) -> None:
         """Apply increments or answer commands, in the order of the log."""
         shard = self._shards[batch.partition.number]

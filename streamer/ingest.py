@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -90,6 +90,7 @@ class Ingest:
         self._flushed_at = time.monotonic()
         self._progress: dict[Partition, int] = {}
         self._read_up_to: dict[Partition, int] = {}
+        self._held_back: list[Partition] = []
         self._clear()
 
     @property
@@ -102,8 +103,27 @@ class Ingest:
         self._clear()
         self._progress = {partition: resume(partition, *place) for partition, place in standing.items()}
         self._read_up_to = {}
+        self._await_join_store(standing)
         self._store.begin()
         return dict(self._progress)
+
+    def held_back(self) -> Collection[Partition]:
+        """Labels wait in their topic while the join store lacks the predictions they are of."""
+        return self._held_back
+
+    def _await_join_store(self, standing: Mapping[Partition, Standing]) -> None:
+        """Go on without labels where the store has lost its records: what they find nothing of could not be mended."""
+        new = all(place.committed is None for place in standing.values())
+        whole = not standing or self._store.is_whole(new=new)
+        labels = self._settings.topic("labels")
+        self._held_back = [] if whole else [place for place in standing if place.topic == labels]
+        telemetry.LABELS_HELD_BACK.set(len(self._held_back))
+        if not whole:
+            log.error(
+                "join_store_lost",
+                labels="wait in their topic",
+                remedy="stop every ingest, run `driftloop replay --rebuild-join`, start them again",
+            )
 
     def fold(self, batch: Batch) -> None:
         """Check, join and fold one batch of one raw topic's partition; some of it only with the whole flush."""

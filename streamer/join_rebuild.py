@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, Message, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streamer import kafka_clients
 from streamer.catalog import Catalog
 from streamer.decode import Kind, decode, explain_future
+from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Label, encode
+from streamer.join_gap import Gap
 from streamer.labelling import label_entry, prediction_entry, unusable
 from streamer.labels import JoinStore, LabelEntry, PredictionEntry
 from streamer.recount import before_their_model, read_catalog
@@ -26,6 +28,9 @@ from streamer.topics import topic_ids
 KINDS: tuple[Kind, ...] = ("predictions", "labels")
 # Kafka keeps a stopped worker's place this long, and some more to notice.
 SESSION_S = 10.0
+# What came while the store was lost is looked at once it is known what was there before.
+_PASSES: tuple[tuple[Kind, bool], ...] = (("predictions", False), ("predictions", True), ("labels", False))
+_ENDS = b"ends"
 _BATCH = 2_000
 _TIMEOUT_S = 30.0
 
@@ -45,7 +50,8 @@ class Rebuilt(msgspec.Struct, kw_only=True, frozen=True):
 def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
     """Install the label-join records of every event that ingest has committed, without counting any.
 
-    Safe to repeat: an entry that is there already stays as it is.
+    Safe to repeat: an entry that is there already stays as it is. Buckets that have lost what they held begin
+    empty, and count as lost until all is installed.
 
     Parameters
     ----------
@@ -68,22 +74,76 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
         store = JoinStore(
             client, Keys(settings.namespace), buckets=settings.labels.join_buckets, wait_aof=settings.labels.wait_aof
         )
+        ends = {kind: _committed(admin, group, settings.topic(kind)) for kind in KINDS}
+        key = Keys(settings.namespace).rebuild()
+        gap, again = _gap(client, key, store, ends["predictions"]), _Again(settings)
         installed = dict.fromkeys(KINDS, 0)
         read = 0
-        for kind in KINDS:
+        for kind, of_gap in _PASSES:
+            if of_gap and not gap:
+                continue
             topic = settings.topic(kind)
             ids = topic_ids(settings, [topic])
-            ends = _committed(admin, group, topic)
-            for located in _batches(settings, catalog, kind, ids[topic], ends, unknown):
-                read += len(located.events)
-                entries = [entry for entry in _entries(catalog, located) if entry.expires_at_ms > now_ms]
+            for located in _batches(settings, catalog, kind, ids[topic], ends[kind], unknown):
+                read += 0 if of_gap else len(located.events)
+                chosen = []
+                for entry, event in _entries(catalog, located):
+                    fate = gap.fate(entry, of_gap=of_gap) if entry.expires_at_ms > now_ms else "pass"
+                    if fate == "install":
+                        chosen.append(entry)
+                    elif fate == "append again":
+                        again.append(event, located.source[2])
                 store.begin()
-                store.join(entries)
+                store.join(chosen)
                 store.barrier()
-                installed[kind] += len(entries)
+                installed[kind] += len(chosen)
+        again.close()
+        store.mark_whole()
+        client.delete(key)
     finally:
         client.close()
     return Rebuilt(predictions=installed["predictions"], labels=installed["labels"], read=read)
+
+
+def _gap(client: redis.Redis, key: str, store: JoinStore, ends: Mapping[int, int]) -> Gap:
+    """Find the predictions that came while the store was lost, and clear it.
+
+    They are kept in Redis until all is done, for a rebuild that has to begin again: by then the store also
+    holds what the first has installed, all of which lies below the ends that one has read up to.
+    """
+    found = store.lost_predictions()
+    known: dict[Any, Any] = client.hgetall(key)
+    below: dict[str, int] = msgspec.json.decode(known.pop(_ENDS, b"{}"))
+    met = {field: set(msgspec.json.decode(raw, type=list[str])) for field, raw in known.items()}
+    for field, positions in found.items():
+        since = {each for each in positions if int(each.split(":")[2]) >= below.get(each.split(":")[1], 0)}
+        if since:
+            met[field] = met.get(field, set()) | since
+    for field, positions in met.items():
+        client.hset(key, field, msgspec.json.encode(sorted(positions)))
+    # Last: without it, all there is came while the store was lost.
+    client.hset(key, _ENDS, msgspec.json.encode(ends))
+    store.clear_lost()
+    return Gap(met)
+
+
+class _Again:
+    """Labels appended to their topic once more."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.topic("labels")
+        self._producer = Producer(kafka_clients.producer_config(settings))
+
+    def append(self, label: Label, partition: int) -> None:
+        """Append a label to the partition it came in."""
+        headers: list[tuple[str, str | bytes | None]] = [(SCHEMA_HEADER, SCHEMA_VERSION)]
+        self._producer.produce(self._topic, encode(label), label.prediction_id, partition, headers=headers)
+        self._producer.poll(0)
+
+    def close(self) -> None:
+        """Wait until Kafka has them."""
+        if self._producer.flush(_TIMEOUT_S):
+            raise RebuildError(f"{self._topic}: Kafka did not take labels that are to be joined again; run this again")
 
 
 def _refuse_while_running(admin: AdminClient, group: str) -> None:
@@ -149,7 +209,7 @@ def _accepted(settings: Settings, catalog: Catalog, kind: Kind, message: Message
     return event if late is None else None
 
 
-def _entries(catalog: Catalog, located: Located) -> Iterator[PredictionEntry | LabelEntry]:
+def _entries(catalog: Catalog, located: Located) -> Iterator[tuple[PredictionEntry | LabelEntry, Any]]:
     labels = located.source[0].endswith("labels.v1")
     for row, event in enumerate(located.events):
         model = catalog.model(event.model)
@@ -157,4 +217,4 @@ def _entries(catalog: Catalog, located: Located) -> Iterator[PredictionEntry | L
             continue
         entry = label_entry(model, located, row) if labels else prediction_entry(model, located, row)
         if entry is not None:
-            yield entry
+            yield entry, event

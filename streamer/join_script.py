@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
@@ -14,6 +14,8 @@ from streamer.state import Keys
 
 BARRIER_TIMEOUT_MS = 10_000
 BARRIER_FIELD = "barrier"
+# Stands in every bucket from the first start on, and for ever: a bucket without it has lost what it held.
+WHOLE_FIELD = "whole"
 
 # Appends to each record the frames whose keys it does not hold yet, and answers with the records as
 # they were before: what they are now follows from that, so the caller need not be sent it. Many
@@ -71,6 +73,10 @@ return table.concat(answer)
 
 class StoreRestarted(Exception):  # noqa: N818 - it says what happened
     """The join store is not the one the batch began with: what was appended may be gone; read the batch again."""
+
+
+class StoreEmptied(Exception):  # noqa: N818 - it says what happened
+    """The join store has lost its records since the batch began: what found nothing there may have been there."""
 
 
 class StoreNotDurable(Exception):  # noqa: N818 - it says what happened
@@ -139,6 +145,35 @@ class RedisRecords:
             if self._wait_aof:
                 self._wait(shards[name], bucket)
         self._check_run_ids()
+
+    def lost(self, buckets: Sequence[int]) -> list[int]:
+        """Return which of these buckets have lost what they held, or have never held anything."""
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket in buckets:
+            pipeline.hexists(self._keys.join(bucket), WHOLE_FIELD)
+        return [bucket for bucket, whole in zip(buckets, pipeline.execute(), strict=True) if not whole]
+
+    def mark_whole(self, buckets: Sequence[int]) -> None:
+        """Say, for good, that these buckets hold all that they should."""
+        self.begin()
+        self._run_ids = {name: self._run_id(shard) for name, shard in self._shards().items()}
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket in buckets:
+            pipeline.hset(self._keys.join(bucket), WHOLE_FIELD, "1")
+            self._touched[self._shard_of(bucket)] = bucket
+        pipeline.execute()
+        self.barrier()
+        self.begin()
+
+    def contents(self, bucket: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the field and bytes of every record of a bucket."""
+        for field, record in self._client.hscan_iter(self._keys.join(bucket), count=1_000):
+            if len(field) == FIELD_BYTES:
+                yield field, record
+
+    def clear(self, bucket: int) -> None:
+        """Forget all that a bucket holds."""
+        self._client.delete(self._keys.join(bucket))
 
     def _wait(self, shard: redis.Redis, bucket: int) -> None:
         # WAITAOF covers the writes of its own connection. A batch read again writes nothing, and yet what it

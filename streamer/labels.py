@@ -30,7 +30,7 @@ from streamer.join_records import (
     sole_prediction,
     unpack,
 )
-from streamer.join_script import RedisRecords, StoreNotDurable, StoreRestarted
+from streamer.join_script import RedisRecords, StoreEmptied, StoreNotDurable, StoreRestarted
 from streamer.state import Keys
 
 __all__ = [
@@ -40,10 +40,12 @@ __all__ = [
     "LabelEntry",
     "PredictionEntry",
     "Record",
+    "StoreEmptied",
     "StoreNotDurable",
     "StoreRestarted",
     "contributions",
     "position_of",
+    "record_field",
     "stored_entry",
 ]
 
@@ -258,6 +260,44 @@ class JoinStore:
     def __init__(self, client: redis.Redis | RedisCluster, keys: Keys, *, buckets: int, wait_aof: bool) -> None:
         self._records = RedisRecords(client, keys, wait_aof=wait_aof)
         self._buckets = buckets
+        self._whole = False
+
+    def is_whole(self, *, new: bool) -> bool:
+        """Tell whether the store holds all it was given; from here on, barriers see to it that it still does.
+
+        Parameters
+        ----------
+        new : whether nothing has been joined before: then a store without its marks is not lost, and gets them.
+        """
+        lost = self._records.lost(range(self._buckets))
+        if lost and new:
+            self._records.mark_whole(lost)
+        self._whole = new or not lost
+        return self._whole
+
+    def lost_predictions(self) -> dict[bytes, set[str]]:
+        """Return the predictions that buckets were given since they lost what they held.
+
+        Returns
+        -------
+        Field of a record (`record_field`) → positions.
+        """
+        met: dict[bytes, set[str]] = {}
+        for bucket in self._records.lost(range(self._buckets)):
+            for key, record in self._records.contents(bucket):
+                found = {entry.position for _key, entry in unpack(record) if isinstance(entry, StoredPrediction)}
+                if found:
+                    met[key] = found
+        return met
+
+    def clear_lost(self) -> None:
+        """Empty the buckets that have lost something: what came since must not stand before what is put back."""
+        for bucket in self._records.lost(range(self._buckets)):
+            self._records.clear(bucket)
+
+    def mark_whole(self) -> None:
+        """Say that the store holds all it should again."""
+        self._records.mark_whole(range(self._buckets))
 
     def begin(self) -> None:
         """Begin a batch; the run of the store it is for is the one its first join meets."""
@@ -270,10 +310,17 @@ class JoinStore:
         ------
         StoreRestarted
             The store was restarted since the batch's first join: end the process, and read the batch again.
+        StoreEmptied
+            The store was whole and has been emptied since: as above.
         StoreNotDurable
             The disk did not confirm in time.
         """
         self._records.barrier()
+        if self._whole and (lost := self._records.lost(range(self._buckets))):
+            raise StoreEmptied(
+                f"join store: {len(lost)} of {self._buckets} buckets have lost their records; stop every ingest and "
+                f"run `driftloop replay --rebuild-join`. Until then labels wait in their topic"
+            )
 
     def join(self, entries: Sequence[PredictionEntry | LabelEntry]) -> JoinResult:
         """Append a batch's entries, given in log order, and return what they contribute.
@@ -441,11 +488,16 @@ def _packed(group: _Group) -> bytes:
     return pack(group.expires_at_ms, given)
 
 
+def record_field(entry: PredictionEntry | LabelEntry) -> bytes:
+    """Return what the record of an entry is kept under."""
+    name = f"{entry.model}\0{entry.model_epoch}\0{entry.prediction_id}"
+    return blake2b(name.encode(), digest_size=FIELD_BYTES).digest()
+
+
 def _grouped(entries: Sequence[PredictionEntry | LabelEntry]) -> dict[bytes, _Group]:
     groups: dict[bytes, _Group] = {}
     for entry in entries:
-        name = f"{entry.model}\0{entry.model_epoch}\0{entry.prediction_id}"
-        digest = blake2b(name.encode(), digest_size=FIELD_BYTES).digest()
+        digest = record_field(entry)
         pair = keyed(stored_entry(entry))
         group = groups.get(digest)
         if group is None:

@@ -69,6 +69,10 @@ class Keys:
         """Return the JSON document of the model's newest rollout and its verdict."""
         return self._of(model, "canary")
 
+    def rebuild(self) -> str:
+        """Return the hash that a rebuild of the label join keeps what it must not forget in."""
+        return f"{self.root}:rebuild"
+
     def join(self, bucket: int) -> str:
         """Return the label-join hash of a bucket."""
         return f"{self.root}:{{j:{bucket}}}"

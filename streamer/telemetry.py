@@ -31,6 +31,9 @@ TRANSACTION_SECONDS = Histogram(
 LAG = Gauge("driftloop_lag", "Records appended and not yet read", ["topic", "partition"], registry=REGISTRY)
 VIEW_WRITES = Counter("driftloop_view_writes", "Documents offered to the live view", ["outcome"], registry=REGISTRY)
 PARKED_LABELS = Counter("driftloop_parked_labels", "Labels that came before their prediction", registry=REGISTRY)
+LABELS_HELD_BACK = Gauge(
+    "driftloop_labels_held_back", "Partitions of labels that wait for a lost join store", registry=REGISTRY
+)
 FAULTED_MODELS = Gauge("driftloop_faulted_models", "Models whose looks are stopped by a fault", registry=REGISTRY)
 FOREIGN_MESSAGES = Counter(
     "driftloop_foreign_messages", "Messages in partials.v1 that no ingest has written", registry=REGISTRY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -81,6 +81,9 @@ class Stage(Protocol):
 
     def restore(self, standing: dict[Partition, Standing]) -> dict[Partition, int]:
         """Take over these partitions (all that are owned); return the offset to go on from, for each."""
+
+    def held_back(self) -> Collection[Partition]:
+        """Give those of the partitions taken over that are not to be read for now; their offsets stay."""
 
     def fold(self, batch: Batch) -> None:
         """Take in a batch; nothing may leave the process."""
@@ -322,7 +325,10 @@ class TransactionalStep:
         self._at_end.clear()
         self._appended.clear()
         consumer.assign([KafkaPartition(p.topic, p.number, offset) for p, offset in self._next.items()])
-        log.info("assigned", replica=self._name, partitions=len(self._next))
+        waiting = [KafkaPartition(*partition) for partition in self._stage.held_back()]
+        if waiting:
+            consumer.pause(waiting)
+        log.info("assigned", replica=self._name, partitions=len(self._next), held_back=len(waiting))
 
     def _stable_offsets(self, consumer: Consumer, partitions: list[KafkaPartition]) -> list[KafkaPartition]:
         """Return the committed offsets once no transaction that could move them is still open."""

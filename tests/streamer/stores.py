@@ -12,7 +12,8 @@ from redis.exceptions import NoScriptError
 
 from streamer.join_records import EXPIRY_DIGITS, MAX_LABELS, MAX_PREDICTIONS
 
-Write = tuple[str, bytes, bytes]
+# A key, a field, and its value; None as a field deletes the key.
+Write = tuple[str, bytes | None, bytes]
 
 
 def frames(record: bytes) -> list[tuple[bytes, bytes]]:
@@ -62,6 +63,9 @@ class MemoryRecords:
     def barrier(self) -> None:
         """Nothing to wait for."""
 
+    def lost(self, _buckets: Sequence[int]) -> list[int]:
+        return []
+
     def append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
         answers = []
         for bucket, blob in calls:
@@ -91,10 +95,31 @@ class MemoryServer:
         self.hashes[key, name] = value
         return len(self.log)
 
+    def delete(self, key: str) -> None:
+        self.log.append((key, None, b""))
+        self._forget(key)
+
+    def flush(self) -> None:
+        """Be emptied, as by somebody's FLUSHALL."""
+        for key in {key for key, _name in self.hashes}:
+            self.delete(key)
+
+    def _forget(self, key: str) -> None:
+        self.hashes = {place: value for place, value in self.hashes.items() if place[0] != key}
+
     def crash(self, random: Random) -> None:
         """Start again with what is on disk and perhaps some of the writes after it."""
-        del self.log[random.randint(self.on_disk, len(self.log)) :]
-        self.hashes = {(key, name): value for key, name, value in self.log}
+        self.crash_keeping(random.random())
+
+    def crash_keeping(self, share: float) -> None:
+        """Start again with what is on disk and this share of the writes after it, the oldest first."""
+        del self.log[self.on_disk + round(share * (len(self.log) - self.on_disk)) :]
+        self.hashes = {}
+        for key, name, value in self.log:
+            if name is None:
+                self._forget(key)
+            else:
+                self.hashes[key, name] = value
         self.on_disk = len(self.log)
         self.run += 1
         self.scripts.clear()
@@ -126,6 +151,16 @@ class MemoryClient:
     def hset(self, key: str, name: str, value: str) -> None:
         self.queued.append(("_hset", (key, name.encode(), value.encode())))
 
+    def hexists(self, key: str, name: str) -> None:
+        self.queued.append(("_hexists", (key, name.encode())))
+
+    def hscan_iter(self, key: str, count: int) -> Iterator[tuple[bytes, bytes]]:
+        assert count
+        return iter([(name, value) for (held, name), value in self.server.hashes.items() if held == key])
+
+    def delete(self, key: str) -> None:
+        self.server.delete(key)
+
     def waitaof(self, *arguments: int) -> None:
         self.queued.append(("_waitaof", arguments))
 
@@ -136,6 +171,9 @@ class MemoryClient:
     def _hset(self, key: str, name: bytes, value: bytes) -> int:
         self.written_up_to = self.server.write(key, name, value)
         return 0
+
+    def _hexists(self, key: str, name: bytes) -> bool:
+        return (key, name) in self.server.hashes
 
     def _waitaof(self, _local: int, _replicas: int, _timeout_ms: int) -> list[int]:
         # As the real one: what this connection has not written itself is not waited for.

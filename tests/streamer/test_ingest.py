@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from streamer import ingest
+from streamer import ingest, telemetry
 from streamer.events import Increment, Partial
 from streamer.increments import Slot
 from streamer.ingest import Ingest
@@ -109,6 +109,21 @@ def test_an_empty_flush_still_carries_progress() -> None:
     partial, _dead = feed.flush()
     assert partial.increments == []
     assert {p.topic: p.read_up_to_ms for p in partial.progress}["labels.v1"] == T0 + 9_000
+
+
+def test_labels_wait_in_their_topic_while_the_join_store_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = Feed()
+    assert list(feed.ingest.held_back()) == []
+    monkeypatch.setattr(MemoryRecords, "lost", lambda _self, buckets: list(buckets)[:1])
+    feed.start()
+    assert list(feed.ingest.held_back()) == [LABELS]
+    assert telemetry.REGISTRY.get_sample_value("driftloop_labels_held_back") == 1
+    feed.give(PREDICTIONS, prediction())
+    partial, _ = feed.flush()
+    assert [each.events for each in of(partial, "predictions")] == [1]
+    monkeypatch.undo()
+    feed.start()
+    assert list(feed.ingest.held_back()) == []
 
 
 def test_a_repeated_prediction_counts_once() -> None:

@@ -1,0 +1,233 @@
+"""Workers over a log and a join store, where anything may crash at any time, and the offline join they must equal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import cast
+
+import redis
+
+from streamer.join_records import position_order
+from streamer.labels import (
+    Contribution,
+    JoinStore,
+    LabelEntry,
+    PredictionEntry,
+    StoreEmptied,
+    StoreRestarted,
+    position_of,
+)
+from streamer.state import Keys
+from tests.streamer.stores import MemoryClient, MemoryServer
+
+T0 = 1_700_000_000_000
+Entry = PredictionEntry | LabelEntry
+# Of the log's partitions, the first hold predictions and the others labels.
+LABELS_FROM = 2
+
+
+def prediction(
+    offset: int,
+    *,
+    id_: str = "p",
+    version: str = "v1",
+    origin: str = "live",
+    said: str = "1",
+    partition: int = 0,
+    scores: dict[str, float] | None = None,
+) -> PredictionEntry:
+    return PredictionEntry(
+        model="m",
+        model_epoch=1,
+        prediction_id=id_,
+        version=version,
+        origin=origin,
+        position=position_of("predictions", partition, offset),
+        event_time_ms=T0 + int(id_[1:] or 0),
+        prediction=said,
+        score=math.nan if scores else 0.25,
+        slices=["a=1"],
+        rollout_id=None,
+        bucket=7,
+        expires_at_ms=T0,
+        scores=scores,
+    )
+
+
+def label(
+    offset: int,
+    truth: str = "1",
+    *,
+    id_: str = "p",
+    revision: int = 0,
+    ts: int = 0,
+    deleted: bool = False,
+    partition: int = 0,
+) -> LabelEntry:
+    return LabelEntry(
+        model="m",
+        model_epoch=1,
+        prediction_id=id_,
+        position=position_of("labels-topic", partition, offset),
+        ts=ts,
+        revision=revision,
+        label=truth,
+        deleted=deleted,
+        expires_at_ms=T0,
+    )
+
+
+def store(server: MemoryServer | None = None, *, buckets: int = 2) -> JoinStore:
+    client = cast("redis.Redis", MemoryClient(server or MemoryServer()))
+    return JoinStore(client, Keys("t"), buckets=buckets, wait_aof=True)
+
+
+# An id, version and origin, what the prediction said, and the label.
+Counted = tuple[str, str, str, str, str]
+
+
+@dataclass
+class World:
+    """Workers over a log and a store, where anything may crash at any time; commits are Kafka's and atomic."""
+
+    random: Random
+    server: MemoryServer = field(default_factory=MemoryServer)
+    log: list[list[Entry]] = field(default_factory=lambda: [[] for _ in range(4)])
+    committed: list[int] = field(default_factory=lambda: [0] * 4)
+    said: dict[tuple[str, str, str], tuple[int, str]] = field(default_factory=dict)
+    sums: Counter[Counted] = field(default_factory=Counter)
+    labelled: int = 0
+    begun: bool = False
+    counted: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def publish(self, n_messages: int) -> None:
+        """Write predictions of a few ids with their copies, and labels early, late, doubled, corrected, misplaced."""
+        for _ in range(n_messages):
+            id_ = f"p{self.random.randrange(4)}"
+            part = self.random.randrange(2)
+            if self.random.random() < 0.4:
+                self.publish_prediction(
+                    (id_, self.random.choice(["v1", "v2"]), self.random.choice(["live", "shadow"])), part
+                )
+            else:
+                truth, deleted = self.random.choice("01"), self.random.random() < 0.2
+                revision, ts = self.random.randrange(3), self.random.randrange(3)
+                log = self.log[2 + part]
+                log.append(label(len(log), truth, id_=id_, revision=revision, ts=ts, deleted=deleted, partition=part))
+
+    def publish_prediction(self, identity: tuple[str, str, str], part: int) -> None:
+        self.say(identity, part, self.random.choice("01"), otherwise=self.random.random() < 0.5)
+
+    def say(self, identity: tuple[str, str, str], part: int, said: str, *, otherwise: bool) -> None:
+        """A copy elsewhere says the same; one in the same partition may say something else, and does not count."""
+        id_, version, origin = identity
+        home, said = self.said.setdefault(identity, (part, said))
+        repeated = any((e.prediction_id, e.version, e.origin) == identity for e in self.predictions(home))
+        if part == home and repeated and otherwise:
+            said = "another"
+        log = self.log[part]
+        log.append(prediction(len(log), id_=id_, version=version, origin=origin, said=said, partition=part))
+
+    def predictions(self, part: int) -> list[PredictionEntry]:
+        return [entry for entry in self.log[part] if isinstance(entry, PredictionEntry)]
+
+    def labels(self, id_: str) -> list[LabelEntry]:
+        return [e for part in self.log[2:] for e in part if isinstance(e, LabelEntry) and e.prediction_id == id_]
+
+    def run(self) -> None:
+        """Let two workers read to the end, each its own half, dying and losing the store on the way."""
+        workers = [Worker(self, [0, 3]), Worker(self, [1, 2])]
+        steps = 0
+        while any(end < len(log) for end, log in zip(self.committed, self.log, strict=True)):
+            steps += 1
+            calm = steps > 400
+            if not calm and self.random.random() < 0.08:
+                self.server.crash(self.random)
+            if not calm and self.random.random() < 0.05:
+                # A rebalance: both lose what they had not committed.
+                mixed = self.random.sample(range(4), 4)
+                workers = [Worker(self, mixed[:2]), Worker(self, mixed[2:])]
+            self.random.choice(workers).step()
+
+    def truth(self) -> Counter[Counted]:
+        """Say from the whole log what the sums must be: the offline join."""
+        sums: Counter[Counted] = Counter()
+        for (id_, version, origin), (_home, said) in self.said.items():
+            known = self.labels(id_)
+            effective = max(known, key=lambda e: (e.revision, e.ts, position_order(e.position)), default=None)
+            if effective is not None and not effective.deleted:
+                sums[id_, version, origin, said, effective.label] += 1
+        return sums
+
+
+@dataclass
+class Worker:
+    """Reads its partitions in batches; a batch is joined in pieces, made durable, committed, or lost on the way."""
+
+    world: World
+    partitions: list[int]
+    joining: JoinStore | None = None
+    at: dict[int, int] = field(default_factory=dict)
+    held_back: bool = False
+    pending: list[tuple[Entry, bool]] = field(default_factory=list)
+    rows: list[Contribution] = field(default_factory=list)
+
+    def step(self) -> None:
+        """Join a few entries, or commit, or die."""
+        chance = self.world.random.random()
+        try:
+            if self.joining is None or chance < 0.1:
+                self.restart()
+            elif chance < 0.65:
+                self.read()
+            else:
+                self.commit()
+        except (StoreRestarted, StoreEmptied):
+            self.joining = None
+
+    def restart(self) -> None:
+        self.joining = store(self.world.server)
+        # Labels wait while the store lacks what was joined before.
+        self.held_back = not self.joining.is_whole(new=not self.world.begun)
+        self.begin()
+
+    def begin(self) -> None:
+        assert self.joining is not None
+        self.joining.begin()
+        self.at = {part: self.world.committed[part] for part in self.partitions}
+        self.pending, self.rows = [], []
+
+    def read(self) -> None:
+        part = self.world.random.choice(self.partitions)
+        self.read_from(part, self.world.random.randrange(1, 8))
+
+    def read_from(self, part: int, count: int) -> None:
+        assert self.joining is not None
+        if self.held_back and part >= LABELS_FROM:
+            return
+        start, end = self.at[part], self.at[part] + count
+        batch = self.world.log[part][start:end]
+        joined = self.joining.join(batch)
+        self.at[part] = start + len(batch)
+        counted = iter(joined.counted)
+        self.pending += [(e, next(counted) if isinstance(e, PredictionEntry) else False) for e in batch]
+        self.rows += joined.contributions
+
+    def commit(self) -> None:
+        assert self.joining is not None
+        self.joining.barrier()
+        for row in self.rows:
+            # A contribution does not carry its id; each has its own event time instead.
+            id_ = f"p{row.event_time_ms - T0}"
+            self.world.sums[id_, row.version, row.origin, row.prediction, row.label] += row.sign
+            self.world.labelled += row.labelled
+        for entry, counted in self.pending:
+            if isinstance(entry, PredictionEntry) and counted:
+                self.world.counted[entry.prediction_id, entry.version, entry.origin] += 1
+        for part, end in self.at.items():
+            self.world.committed[part] = end
+        self.world.begun = True
+        self.begin()

@@ -1,0 +1,145 @@
+"""The label join under any schedule hypothesis can think of, a store that is emptied and made anew among them."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from streamer.join_gap import Gap
+from streamer.labels import StoreEmptied, StoreRestarted
+from tests.streamer.join_world import LABELS_FROM, LabelEntry, PredictionEntry, Worker, World, label, store
+
+IDS = st.sampled_from(["p0", "p1", "p2"])
+PARTS = st.sampled_from([0, 1])
+WORKERS = st.sampled_from([0, 1])
+
+
+class Join(RuleBasedStateMachine):
+    """Two workers over four partitions. What a rule cannot do now (nothing to read, a worker that is down) it leaves.
+
+    While the store is lost, a prediction that is sent again counts again, and one more identity of a known id stays
+    without its label: so there is none. And the store is emptied while one worker alone has anything under way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(Random(0))
+        self.workers = [Worker(self.world, [0, 3]), Worker(self.world, [1, 2])]
+        self.lost = False
+
+    @rule(
+        id_=IDS,
+        version=st.sampled_from(["v1", "v2"]),
+        origin=st.sampled_from(["live", "shadow"]),
+        part=PARTS,
+        said=st.sampled_from("01"),
+        otherwise=st.booleans(),
+    )
+    def predict(self, id_: str, version: str, origin: str, part: int, said: str, otherwise: bool) -> None:
+        identity = (id_, version, origin)
+        if self.lost and any(id_ == known for known, _version, _origin in self.world.said):
+            return
+        self.world.say(identity, part, said, otherwise=otherwise)
+
+    @rule(
+        id_=IDS,
+        part=PARTS,
+        truth=st.sampled_from("01"),
+        revision=st.integers(0, 3),
+        ts=st.integers(0, 2),
+        deleted=st.booleans(),
+    )
+    def label(self, id_: str, part: int, truth: str, revision: int, ts: int, deleted: bool) -> None:
+        log = self.world.log[LABELS_FROM + part]
+        log.append(label(len(log), truth, id_=id_, revision=revision, ts=ts, deleted=deleted, partition=part))
+
+    @rule(which=WORKERS, counts=st.tuples(st.integers(0, 5), st.integers(0, 5)), commit=st.booleans())
+    def work(self, which: int, counts: tuple[int, int], commit: bool) -> None:
+        worker = self.workers[which]
+        for part, count in zip(list(worker.partitions), counts, strict=True):
+            self._do(worker, lambda part=part, count=count: worker.read_from(part, count))
+        if commit:
+            self._do(worker, worker.commit)
+
+    @rule(which=WORKERS)
+    def die(self, which: int) -> None:
+        self.workers[which].joining = None
+
+    @rule(mixed=st.permutations(range(4)))
+    def rebalance(self, mixed: list[int]) -> None:
+        self.workers = [Worker(self.world, mixed[:2]), Worker(self.world, mixed[2:])]
+
+    @rule(kept=st.integers(0, 100))
+    def crash(self, kept: int) -> None:
+        self.world.server.crash_keeping(kept / 100)
+
+    @precondition(lambda self: self.world.begun and not self.lost)
+    @rule(which=WORKERS, counts=st.tuples(st.integers(0, 5), st.integers(0, 5)))
+    def empty(self, which: int, counts: tuple[int, int]) -> None:
+        self.finish()
+        self.work(which, counts, commit=False)
+        self.world.server.flush()
+        self.lost = True
+
+    @precondition(lambda self: self.lost)
+    @rule()
+    def rebuild(self) -> None:
+        for worker in self.workers:
+            worker.joining = None
+        joining = store(self.world.server)
+        gap = Gap(joining.lost_predictions())
+        joining.clear_lost()
+        committed = [log[:end] for log, end in zip(self.world.log, self.world.committed, strict=True)]
+        for part, of_gap in ((0, False), (1, False), (0, True), (1, True), (2, False), (3, False)):
+            for entry in committed[part]:
+                fate = gap.fate(entry, of_gap=of_gap)
+                if fate == "append again":
+                    log = self.world.log[part]
+                    log.append(msgspec.structs.replace(entry, position=f"labels-t:{part - LABELS_FROM}:{len(log)}:0"))
+                elif fate == "install":
+                    joining.begin()
+                    joining.join([entry])
+                    joining.barrier()
+        joining.mark_whole()
+        self.lost = False
+
+    def teardown(self) -> None:
+        if self.lost:
+            self.rebuild()
+        self.finish()
+        truth = self.world.truth()
+        assert +self.world.sums == truth
+        assert not -self.world.sums
+        assert self.world.labelled == truth.total()
+        assert dict(self.world.counted) == dict.fromkeys(self.world.said, 1)
+
+    def finish(self) -> None:
+        """Have everything that was sent read and committed."""
+        while any(end < len(log) for end, log in zip(self.world.committed, self.world.log, strict=True)):
+            for worker in self.workers:
+                for part in worker.partitions:
+                    self._do(worker, lambda worker=worker, part=part: worker.read_from(part, 100))
+                self._do(worker, worker.commit)
+
+    @staticmethod
+    def _do(worker: Worker, act: object) -> None:
+        try:
+            if worker.joining is None:
+                worker.restart()
+            act()  # type: ignore[operator]
+        except (StoreRestarted, StoreEmptied):
+            worker.joining = None
+
+
+TestJoin = Join.TestCase
+TestJoin.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
+
+
+def test_the_world_holds_both_kinds_of_entries() -> None:
+    world = World(Random(1))
+    world.publish(50)
+    assert {type(entry) for part in world.log for entry in part} == {PredictionEntry, LabelEntry}

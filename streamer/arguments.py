@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from streamer.events import EARLIEST_MS, LATEST_MS, NAME_PATTERN, FeatureLog, Label, Origin, Prediction, Scalar
 
 _MAX_IDENTIFIER = 200
 _ORIGINS: frozenset[Origin] = frozenset({"live", "shadow", "backfill"})
 _PLAIN: frozenset[type] = frozenset({float, int, str, bool, type(None)})
 
+_encode = msgspec.json.Encoder().encode
 _matches_name = re.compile(NAME_PATTERN).match
 # Names repeat in every event: those found good are remembered, up to a bound.
 _good_names: set[str] = set()
@@ -212,3 +215,31 @@ def checked_label(event: Label, where: str = "") -> Label:
         else epoch_ms(event.prediction_ts, where + "prediction_ts_ms"),
         previous=scalar(event.previous, where + "previous"),
     )
+
+
+def encoded(event: Prediction | FeatureLog | Label, where: str = "") -> bytes:
+    """Return a checked event's JSON.
+
+    Raises
+    ------
+    ValueError
+        When a text has no UTF-8 (half a surrogate pair); the message names the field.
+    """
+    try:
+        return _encode(event)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}{_unencodable(event)}, wanted text that has UTF-8: {error}") from error
+
+
+def _unencodable(event: Prediction | FeatureLog | Label) -> str:
+    """Return which field has no JSON, and what it holds."""
+    for field in event.__struct_fields__:
+        value = getattr(event, field)
+        parts = value.items() if isinstance(value, dict) else ()
+        named = {**{f"{field}[{name!r}]": {name: part} for name, part in parts}, field: value}
+        for place, part in named.items():
+            try:
+                _encode(part)
+            except UnicodeEncodeError:
+                return f"{place}: got {part!r}"
+    return f"got {event!r}"

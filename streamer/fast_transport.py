@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from streamer.entry import Headers
 from streamer.kafka_clients import librdkafka
-from streamer.transport import Headers, NotReadyError, Reaped
+from streamer.transport import NotReadyError, Reaped
 
 log = logging.getLogger(__name__)
+
+_LOG_EVERY_S = 10.0
+# As for `streamer.transport`: what is wrong with the message itself.
+_REFUSALS = frozenset(
+    {
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
 
 
 class LibrdkafkaTransport:
@@ -27,8 +45,9 @@ class LibrdkafkaTransport:
     """
 
     def __init__(self, properties: Mapping[str, object]) -> None:
-        self._sent = self._failed = 0
+        self._reaped = Reaped([], [])
         self._fault: Exception | None = None
+        self._erred_at = float("-inf")
         configuration = {
             "client.id": "driftloop-sdk",
             "compression.type": "lz4",
@@ -38,6 +57,12 @@ class LibrdkafkaTransport:
             "partitioner": "murmur2_random",
             "enable.idempotence": True,
             "allow.auto.create.topics": False,
+            # Nothing expires; the default gives a message up after five minutes.
+            "message.timeout.ms": 0,
+            "reconnect.backoff.max.ms": 1_000,
+            # It has several lines a second to say while a broker is away; `error_cb` says the same.
+            "log_level": 2,
+            "error_cb": self._erred,
             **librdkafka(properties, scope="producer"),
         }
         try:
@@ -46,19 +71,28 @@ class LibrdkafkaTransport:
         except KafkaException as error:
             raise NotReadyError(error.args[0].str()) from error
 
-    def send(self, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
+    def send(self, number: int, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
         """Hand a message to librdkafka, which batches and retries it."""
         try:
-            self._producer.produce(topic, body, key=key, headers=headers, on_delivery=self._delivered)
+            self._producer.produce(
+                topic,
+                body,
+                key=key,
+                headers=headers,  # type: ignore[arg-type]  # a list of pairs of text and bytes is one of theirs
+                on_delivery=partial(self._delivered, number),
+            )
         except BufferError as error:
             raise NotReadyError(f"{topic}: {error}") from error
+        except KafkaException as error:
+            if error.args[0].code() in _REFUSALS:
+                raise
+            self._fault = error
+            raise NotReadyError(f"{topic}: {error.args[0].str()}") from error
 
     def reap(self) -> Reaped:
-        """Let librdkafka report, and count what it said."""
+        """Let librdkafka report, and return what it said."""
         self._producer.poll(0)
-        reaped = Reaped(self._sent, self._failed, self._fault)
-        self._sent = self._failed = 0
-        self._fault = None
+        reaped, self._reaped = self._reaped._replace(fault=self._fault), Reaped([], [])
         return reaped
 
     def close(self) -> None:
@@ -66,9 +100,17 @@ class LibrdkafkaTransport:
         self._producer.purge()
         self._producer.flush(0)
 
-    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+    def _erred(self, error: KafkaError) -> None:
+        """Log what ails the connection, at most once in ten seconds."""
+        now = time.monotonic()
+        if now - self._erred_at > _LOG_EVERY_S:
+            self._erred_at = now
+            log.warning("driftloop: Kafka: %s", error.str())
+
+    def _delivered(self, number: int, error: KafkaError | None, _: Message) -> None:
         if error is None:
-            self._sent += 1
+            self._reaped.sent.append(number)
+        elif error.code() in _REFUSALS:
+            self._reaped.refused.append((number, KafkaException(error)))
         else:
-            self._failed += 1
             self._fault = KafkaException(error)

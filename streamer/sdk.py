@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,11 +14,13 @@ from typing import Any, Literal, Self
 import msgspec
 import uuid_utils
 
-from streamer.arguments import checked_features, checked_label, checked_prediction, identifier, name
+from streamer.arguments import checked_features, checked_label, checked_prediction, encoded, identifier, name
 from streamer.batches import LabelColumns, PredictionColumns
+from streamer.entry import EVENT_HEADERS, Entry
 from streamer.events import FeatureLog, Label, Origin, Prediction
-from streamer.outbox import CloseReport, Entry, Outbox, Stats
+from streamer.outbox import CloseReport, Outbox, Stats
 from streamer.routing import UNKNOWN_VERSION, Choice, SplitReader
+from streamer.spool import Spool
 from streamer.transport import KafkaPythonTransport, Transport, kafka_python_options
 
 __all__ = ["Choice", "Client", "CloseReport", "Label", "LabelColumns", "Prediction", "PredictionColumns", "Stats"]
@@ -26,13 +29,18 @@ TransportName = Literal["kafka-python", "librdkafka"]
 
 DEFAULT_SERVERS = "127.0.0.1:9092"
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+DEFAULT_QUEUE_SIZE = 100_000
+DEFAULT_SPOOL_BYTES = 256_000_000
+# Room for a few of the frames that events are written in.
+_LEAST_SPOOL_BYTES = 10_000_000
 
 
 class Client:
     """Logs what a model sees, says and was right about; says which version serves whom.
 
-    Nothing here waits for Kafka or raises because of it: events go to a bounded queue, a thread sends
-    them, and what does not fit is dropped and counted. Only a wrong argument raises, naming itself.
+    Nothing here waits for Kafka or raises because of it: events go to a bounded queue and a thread sends
+    them. While Kafka is away they wait, in memory, then in the spool where there is one; what does not fit
+    is dropped and counted. Only a wrong argument raises, naming itself.
 
     Parameters
     ----------
@@ -40,20 +48,30 @@ class Client:
     redis_url : where the split is read from; None for a client that never calls `choose`.
     namespace : driftloop's, "" by default.
     kafka : Kafka's client properties by their dotted names, e.g. {"security.protocol": "SASL_SSL"}.
-    queue_size : how many events may wait or be on their way before more are dropped.
+    queue_size : how many events may be in memory, waiting or on their way, before more are dropped.
     on_drop : called in the background with the number of events newly dropped.
     transport : "kafka-python", or "librdkafka" where confluent-kafka is installed, which a replay or a
         batch job of many thousand events a second wants.
+    spool : a file on a local disk, this process's own, for events that Kafka does not take. It outlives a
+        crash of the process: the next client with this path sends what is in it.
+    spool_bytes : how large that file may become.
 
     Raises
     ------
     streamer.kafka_clients.KafkaPropertyError
         When a Kafka property is not known or not valid.
+    streamer.spool.SpoolError
+        When the spool cannot be opened, or another process uses it.
 
     Notes
     -----
     Safe to share between threads. It may be made before a fork: a child starts with an empty queue
-    and its own connections, and the parent's events stay the parent's.
+    and its own connections, and the parent's events stay the parent's. The spool stays the parent's too:
+    a client with a spool is made after the fork, each with a path of its own.
+
+    Every event is sent once at least, and twice where an acknowledgement was lost with a crash or with a
+    client that had to be replaced; driftloop recognises the copy by its prediction_id. Events of one key
+    reach Kafka in the order they were logged in, as long as the process lives.
 
     Examples
     --------
@@ -72,14 +90,23 @@ class Client:
         redis_url: str | None = DEFAULT_REDIS,
         namespace: str = "",
         kafka: Mapping[str, object] | None = None,
-        queue_size: int = 100_000,
+        queue_size: int = DEFAULT_QUEUE_SIZE,
         on_drop: Callable[[int], None] | None = None,
         transport: TransportName = "kafka-python",
+        spool: str | os.PathLike[str] | None = None,
+        spool_bytes: int = DEFAULT_SPOOL_BYTES,
     ) -> None:
         if queue_size < 1:
             raise ValueError(f"queue_size: got {queue_size}, wanted at least 1")
+        if spool_bytes < _LEAST_SPOOL_BYTES:
+            raise ValueError(f"spool_bytes: got {spool_bytes}, wanted at least {_LEAST_SPOOL_BYTES}")
         properties = {"bootstrap.servers": bootstrap_servers, **(kafka or {})}
-        self._outbox = Outbox(_connector(properties, transport), size=queue_size, on_drop=on_drop)
+        self._outbox = Outbox(
+            _connector(properties, transport),
+            size=queue_size,
+            on_drop=on_drop,
+            open_spool=None if spool is None else partial(Spool, Path(spool), max_bytes=spool_bytes),
+        )
         self._splits = SplitReader(redis_url, namespace) if redis_url is not None else None
         prefix = f"{namespace}." if namespace else ""
         self._predictions, self._features, self._labels = (
@@ -90,15 +117,18 @@ class Client:
     def from_environment(
         cls,
         *,
-        queue_size: int = 100_000,
+        queue_size: int | None = None,
         on_drop: Callable[[int], None] | None = None,
-        transport: TransportName = "kafka-python",
+        transport: TransportName | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        spool_bytes: int | None = None,
     ) -> Self:
         """Make a client from what the service itself is configured by.
 
         The file that DRIFTLOOP_CONFIG names, else config/driftloop.toml where there is one (`namespace`,
-        `[kafka]` and `[redis]` of it), then DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA (JSON) and
-        DRIFTLOOP_REDIS__URL.
+        `[kafka]`, `[redis]` and `[sdk]` of it), then DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA (JSON),
+        DRIFTLOOP_REDIS__URL, and DRIFTLOOP_SDK__QUEUE_SIZE, __TRANSPORT, __SPOOL and __SPOOL_BYTES. An argument
+        wins over both.
 
         Raises
         ------
@@ -107,14 +137,20 @@ class Client:
         """
         document = _configuration()
         kafka = {**document.get("kafka", {}), **_kafka_from_environment()}
+        own = _checked_names({**document.get("sdk", {}), **_sdk_from_environment()})
+        given = {"queue_size": queue_size, "transport": transport, "spool": spool, "spool_bytes": spool_bytes}
+        own |= {name: value for name, value in given.items() if value is not None}
         return cls(
             str(kafka.pop("bootstrap.servers", DEFAULT_SERVERS)),
             redis_url=os.environ.get("DRIFTLOOP_REDIS__URL", document.get("redis", {}).get("url", DEFAULT_REDIS)),
             namespace=os.environ.get("DRIFTLOOP_NAMESPACE", document.get("namespace", "")),
             kafka=kafka,
-            queue_size=queue_size,
+            queue_size=_whole(own, "queue_size", DEFAULT_QUEUE_SIZE),
             on_drop=on_drop,
-            transport=transport,
+            transport=own.get("transport", "kafka-python"),
+            # An empty one is none, as in a variable of the environment.
+            spool=own.get("spool") or None,
+            spool_bytes=_whole(own, "spool_bytes", DEFAULT_SPOOL_BYTES),
         )
 
     def choose(self, model: str, entity_id: object) -> Choice:
@@ -190,7 +226,7 @@ class Client:
                 error=error,
             )
         )
-        self._outbox.put((Entry(self._predictions, event.prediction_id, event),))
+        self._outbox.put((Entry(self._predictions, event.prediction_id.encode(), encoded(event), EVENT_HEADERS),))
         return event.prediction_id
 
     def log_features(
@@ -217,7 +253,8 @@ class Client:
                 entity_id=entity_id,  # type: ignore[arg-type]
             )
         )
-        self._outbox.put((Entry(self._features, event.entity_id or event.prediction_id, event),))
+        key = event.entity_id or event.prediction_id
+        self._outbox.put((Entry(self._features, None if key is None else key.encode(), encoded(event), EVENT_HEADERS),))
 
     def log_label(
         self,
@@ -270,7 +307,7 @@ class Client:
                 previous=previous,
             )
         )
-        self._outbox.put((Entry(self._labels, event.prediction_id, event),))
+        self._outbox.put((Entry(self._labels, event.prediction_id.encode(), encoded(event), EVENT_HEADERS),))
 
     def log_predictions(self, predictions: Iterable[Prediction] | PredictionColumns) -> list[str]:
         """Log many predictions, as events or as columns; return their ids, in order.
@@ -284,7 +321,7 @@ class Client:
             events = predictions.events()
         else:
             events = [checked_prediction(event, f"row {row}: ") for row, event in enumerate(predictions)]
-        self._outbox.put([Entry(self._predictions, event.prediction_id, event) for event in events])
+        self._outbox.put(_entries(self._predictions, events))
         return [event.prediction_id for event in events]
 
     def log_labels(self, labels: Iterable[Label] | LabelColumns) -> None:
@@ -293,7 +330,7 @@ class Client:
             events = labels.events()
         else:
             events = [checked_label(event, f"row {row}: ") for row, event in enumerate(labels)]
-        self._outbox.put([Entry(self._labels, event.prediction_id, event) for event in events])
+        self._outbox.put(_entries(self._labels, events))
 
     def stats(self) -> Stats:
         """Return how many events wait, are on their way, and became what."""
@@ -333,6 +370,13 @@ def _connector(properties: Mapping[str, object], transport: TransportName) -> Ca
     return lambda: LibrdkafkaTransport(properties)
 
 
+def _entries(topic: str, events: Sequence[Prediction | Label]) -> list[Entry]:
+    return [
+        Entry(topic, event.prediction_id.encode(), encoded(event, f"row {row}: "), EVENT_HEADERS)
+        for row, event in enumerate(events)
+    ]
+
+
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -347,6 +391,27 @@ def _configuration() -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"DRIFTLOOP_CONFIG: got {str(path)!r}, wanted a TOML file: {error}") from error
+
+
+def _sdk_from_environment() -> dict[str, str]:
+    prefix = "DRIFTLOOP_SDK__"
+    return {name.removeprefix(prefix).lower(): os.environ[name] for name in os.environ if name.startswith(prefix)}
+
+
+def _checked_names(own: dict[str, Any]) -> dict[str, Any]:
+    known = ("queue_size", "transport", "spool", "spool_bytes")
+    for key in own:
+        if key not in known:
+            raise ValueError(f"sdk.{key}: there is no such key; [sdk] and DRIFTLOOP_SDK__… have {', '.join(known)}")
+    return own
+
+
+def _whole(values: Mapping[str, Any], name: str, default: int) -> int:
+    value = values.get(name, default)
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sdk.{name}: got {value!r}, wanted a whole number") from error
 
 
 def _kafka_from_environment() -> dict[str, object]:

@@ -111,6 +111,15 @@ class DeadLetterSettings(Section):
     mode: Literal["raw", "redacted"] = "raw"
 
 
+class SdkSettings(Section):
+    """What `Client.from_environment` takes beside the addresses; read there, without pydantic, and checked here."""
+
+    transport: Literal["kafka-python", "librdkafka"] = "kafka-python"
+    queue_size: int = Field(100_000, ge=1)
+    spool: Path | None = None
+    spool_bytes: int = Field(256_000_000, ge=10_000_000)
+
+
 class MlflowSettings(Section):
     """MLflow's addresses, as MLflow itself takes them."""
 
@@ -149,6 +158,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     labels: LabelStoreSettings = LabelStoreSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
+    sdk: SdkSettings = SdkSettings()
     mlflow: MlflowSettings = MlflowSettings()
     airflow: AirflowSettings = AirflowSettings()
 

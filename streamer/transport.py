@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.cluster import get_ip_port_afi
+from kafka.errors import (
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+)
 from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
 from kafka.partitioner import Partitioner
 
+from streamer.entry import Headers
 from streamer.kafka_clients import kafka_python
 from streamer.partitioning import murmur2
-
-Headers = list[tuple[str, str | bytes | None]]
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +37,30 @@ _DEFAULTS: Mapping[str, Any] = {
     "compression_type": "lz4",
     "linger_ms": 50,
     "batch_size": 65_536,
-    # These two bound how long the sending thread can be held up, and with it `close`.
-    "max_block_ms": 2_000,
+    # How long the sending thread can be held up, by a topic whose partitions are not known yet.
+    "max_block_ms": 200,
     "bootstrap_timeout_ms": 2_000,
+    # Nothing expires: a message that Kafka did not take for five minutes is as good as it was (24 days is the most
+    # the protocol's fields hold). The defaults give it up after two.
+    "delivery_timeout_ms": 2**31 - 1,
+    # A broker that comes back is found within a second or two; the default waits for up to thirty.
+    "reconnect_backoff_max_ms": 1_000,
     # A topic made by accident would have the wrong partitions and retention.
     "allow_auto_create_topics": False,
     "metrics_enabled": False,
 }
+
+
+# What is wrong with the message itself. All else (a client fenced or confused, a right not granted, a topic that is
+# not there yet) may be put right while the message waits.
+_REFUSALS = (
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+)
 
 
 class NotReadyError(Exception):
@@ -40,21 +68,29 @@ class NotReadyError(Exception):
 
 
 class Reaped(NamedTuple):
-    """How many messages were acknowledged and given up since the last time, and why the last of these was."""
+    """What became of messages since the last time, by their numbers.
 
-    sent: int
-    failed: int
-    fault: Exception | None
+    `sent` are acknowledged. `refused` ones Kafka will never take, with the reason. `fault` says that the client
+    gave up messages that a new client may bring through: it is to be thrown away, and all that was not
+    acknowledged sent again in its order.
+    """
+
+    sent: list[int]
+    refused: list[tuple[int, Exception]]
+    fault: Exception | None = None
 
 
 class Transport(Protocol):
     """A Kafka client as the sending thread uses it; only that thread calls it."""
 
-    def send(self, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
-        """Take a message without waiting for its acknowledgement; NotReadyError when it should be tried again."""
+    def send(self, number: int, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
+        """Take a message without waiting for its acknowledgement.
+
+        NotReadyError when it should be tried again; any other error says that Kafka will never take it.
+        """
 
     def reap(self) -> Reaped:
-        """Count what became of messages since the last time."""
+        """Return what became of messages since the last time."""
 
     def close(self) -> None:
         """Stop at once; what is not acknowledged is abandoned."""
@@ -97,34 +133,65 @@ class KafkaPythonTransport:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        try:
-            self._producer = _Producer(**options)
-        except (KafkaError, OSError, ValueError, RuntimeError) as error:
-            raise NotReadyError(str(error)) from error
-        self._awaited: deque[Future] = deque()
+        _reach(options.get("bootstrap_servers", []), timeout_s=options["bootstrap_timeout_ms"] / 1000)
+        made: list[Any] = []
 
-    def send(self, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
+        def client(**settings: Any) -> Any:
+            made.append(KafkaNetClient(**settings))
+            return made[-1]
+
+        try:
+            self._producer = _Producer(**options, kafka_client=client)
+        except (KafkaError, OSError, ValueError, RuntimeError) as error:
+            # The producer leaves it open.
+            for each in made:
+                each.close()
+            raise NotReadyError(str(error)) from error
+        self._awaited: deque[tuple[int, Future]] = deque()
+
+    def send(self, number: int, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
         """Hand a message to kafka-python, which batches and retries it."""
         try:
-            self._awaited.append(self._producer.send(topic, body, key=key, headers=headers))
-        except KafkaTimeoutError as error:
+            self._awaited.append((number, self._producer.send(topic, body, key=key, headers=headers)))
+        except KafkaError as error:
+            if isinstance(error, _REFUSALS):
+                raise
             raise NotReadyError(f"{topic}: {error}") from error
 
     def reap(self) -> Reaped:
-        """Count the oldest messages up to the first that is still on its way."""
-        sent = failed = 0
-        fault = None
-        while self._awaited and self._awaited[0].is_done:
-            future = self._awaited.popleft()
-            if future.failed():
-                failed, fault = failed + 1, future.exception
+        """Look at the oldest messages up to the first that is still on its way."""
+        reaped, fault = Reaped([], []), None
+        while self._awaited and self._awaited[0][1].is_done:
+            number, future = self._awaited.popleft()
+            if not future.failed():
+                reaped.sent.append(number)
+            elif isinstance(future.exception, _REFUSALS):
+                reaped.refused.append((number, future.exception))
             else:
-                sent += 1
-        return Reaped(sent, failed, fault)
+                fault = future.exception
+        return reaped._replace(fault=fault)
 
     def close(self) -> None:
         """End kafka-python's thread."""
         self._producer.close(timeout=0)
+
+
+def _reach(servers: Sequence[str], *, timeout_s: float) -> None:
+    """See that some broker can be connected to before kafka-python tries.
+
+    It leaves sockets open, for the garbage collector, every time it tries in vain: a broker that is away for an hour
+    would cost a busy process its file descriptors.
+    """
+    reason: Exception = OSError("no address is given")
+    for server in servers:
+        try:
+            host, port, _ = get_ip_port_afi(server)
+            socket.create_connection((host, port), timeout_s).close()
+        except (OSError, ValueError) as error:
+            reason = error
+        else:
+            return
+    raise NotReadyError(f"no broker answers at {', '.join(servers)}: {reason}") from reason
 
 
 def kafka_python_options(properties: Mapping[str, object]) -> dict[str, Any]:

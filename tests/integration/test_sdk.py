@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from streamer.decode import decode
 from streamer.events import Deployment, Label, Prediction, encode
 from streamer.kafka_clients import admin_config
+from streamer.local.stack import Stack
 from streamer.partitioning import murmur2
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns, TransportName
 from streamer.settings import Settings
@@ -176,3 +179,82 @@ def test_a_label_may_be_logged_as_an_event(settings: Settings) -> None:
         client.log_labels([Label(prediction_id="p", model="churn", ts=T0, deleted=True)])
     (message,) = _read(settings, "labels")
     assert decode(message.value(), "labels").deleted
+
+
+def test_a_broker_that_goes_and_comes_back_costs_no_event(stack: Stack, settings: Settings, tmp_path: Path) -> None:
+    clients = {
+        f"{transport}-{kind}": _client(settings, transport=transport, spool=tmp_path / transport if kind else None)
+        for transport in TRANSPORTS
+        for kind in ("", "spool")
+    }
+    logged = 0
+
+    def log_for(seconds: float) -> None:
+        nonlocal logged
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for name, client in clients.items():
+                client.log_label(f"{name}/{logged}", model="churn", label=1)
+            logged += 1
+            time.sleep(0.005)
+
+    log_for(0.5)
+    broker = stack.part("kafka")
+    stopping = threading.Thread(target=broker.stop)
+    stopping.start()
+    log_for(3)
+    stopping.join()
+    waiting = {name: client.stats() for name, client in clients.items()}
+    returning = threading.Thread(target=broker.start)
+    returning.start()
+    while returning.is_alive():
+        log_for(0.2)
+    for name, client in clients.items():
+        assert waiting[name].sent < logged
+        assert client.flush(30) == 0, name
+        assert client.close(1) == CloseReport(sent=logged, failed=0, dropped=0, unsent=0), name
+    assert all(stats.spooled or stats.in_flight for stats in waiting.values())
+    orders: dict[str, dict[int | None, list[int]]] = {name: {} for name in clients}
+    for message in _read(settings, "labels"):
+        name, _, number = message.key().decode().partition("/")
+        orders[name].setdefault(message.partition(), []).append(int(number))
+    for name, by_partition in orders.items():
+        assert sorted(number for numbers in by_partition.values() for number in numbers) == list(range(logged)), name
+        # Of a partition, so of a key, everything in the order it was logged in.
+        assert all(numbers == sorted(numbers) for numbers in by_partition.values()), name
+    assert list(tmp_path.iterdir()) == []
+
+
+SPOOLING = textwrap.dedent(
+    """
+    import sys, time
+    from streamer.sdk import Client
+    client = Client("127.0.0.1:1", redis_url=None, namespace=sys.argv[2], transport=sys.argv[1], spool=sys.argv[3])
+    for number in range(10**9):
+        client.log_label(str(number), model="churn", label=1)
+        if number % 200 == 0:
+            print(client.stats().spooled, flush=True)
+            time.sleep(0.02)
+    """
+)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_was_spooled_survives_kill_9(settings: Settings, transport: TransportName, tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    command = [sys.executable, "-c", SPOOLING, transport, settings.namespace, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        spooled = 0
+        while spooled < 3_000:
+            spooled = int(child.stdout.readline())
+        child.kill()
+    with _client(settings, transport=transport, spool=path) as client:
+        assert client.stats().spooled >= spooled
+        assert client.flush(30) == 0
+        report = client.close()
+    assert report.failed == report.dropped == report.unsent == report.spooled == 0
+    found = sorted(int(message.key()) for message in _read(settings, "labels"))
+    assert found == list(range(len(found)))
+    assert len(found) == report.sent >= spooled
+    assert not path.exists()

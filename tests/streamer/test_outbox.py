@@ -2,50 +2,68 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.events import Label
-from streamer.outbox import CloseReport, Entry, Outbox, Stats
-from streamer.transport import Headers, NotReadyError, Reaped
+from streamer.entry import EVENT_HEADERS, Entry, Headers
+from streamer.events import Label, encode
+from streamer.outbox import CloseReport, Outbox, Stats
+from streamer.spool import Spool, SpoolError, SpoolFullError
+from streamer.transport import NotReadyError, Reaped
 
 
 class FakeTransport:
-    """Acknowledges what it is told to; can be away, full, or fail on what holds a word."""
+    """Acknowledges what it is told to; can be away, full, or give up, or refuse what holds a word."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, bytes | None, bytes, Headers]] = []
         self.acknowledging = True
         self.full = False
+        self.broken = False
         self.closed = False
-        self._reaped = 0
+        self._awaited: list[tuple[int, bytes]] = []
 
-    def send(self, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
+    def send(self, number: int, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
         if self.full:
             raise NotReadyError("full")
         if b"poison" in body:
             raise ValueError("too large")
         self.taken.append((topic, key, body, headers))
+        self._awaited.append((number, body))
 
     def reap(self) -> Reaped:
-        new = len(self.taken) - self._reaped if self.acknowledging else 0
-        failed = sum(b"refused" in body for _, _, body, _ in self.taken[self._reaped : self._reaped + new])
-        self._reaped += new
-        return Reaped(new - failed, failed, RuntimeError("refused by the broker") if failed else None)
+        if self.broken:
+            return Reaped([], [], RuntimeError("fenced"))
+        if not self.acknowledging:
+            return Reaped([], [])
+        awaited, self._awaited = self._awaited, []
+        return Reaped(
+            [number for number, body in awaited if b"refused" not in body],
+            [(number, RuntimeError("refused by the broker")) for number, body in awaited if b"refused" in body],
+        )
 
     def close(self) -> None:
         self.closed = True
 
 
 def _entries(*ids: str) -> list[Entry]:
-    return [Entry("labels.v1", name, Label(prediction_id=name, model="m", ts=1, label=1)) for name in ids]
+    return [
+        Entry("labels.v1", name.encode(), encode(Label(prediction_id=name, model="m", ts=1, label=1)), EVENT_HEADERS)
+        for name in ids
+    ]
+
+
+def _ids(transport: FakeTransport) -> list[str]:
+    return [key.decode() for _, key, _, _ in transport.taken if key is not None]
 
 
 def _until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -130,7 +148,7 @@ def test_what_kafka_cannot_take_yet_keeps_its_place(transport: FakeTransport, ou
     outbox.put(_entries("c"))
     transport.full = False
     assert outbox.flush(5) == 0
-    assert [key for _, key, _, _ in transport.taken] == [b"a", b"b", b"c"]
+    assert _ids(transport) == ["a", "b", "c"]
 
 
 def test_a_bad_event_costs_itself_alone(
@@ -226,3 +244,166 @@ def test_a_forked_child_starts_empty_and_sends_its_own() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     transports[0].acknowledging = True
     assert outbox.close(5).sent == 2
+
+
+def _spooling(path: Path) -> Callable[[], Spool]:
+    return lambda: Spool(path, max_bytes=10_000_000)
+
+
+def _away() -> FakeTransport:
+    raise NotReadyError("no broker answers")
+
+
+def test_what_a_client_gave_up_is_sent_again_in_order_by_a_new_one() -> None:
+    transports: list[FakeTransport] = []
+
+    def connect() -> FakeTransport:
+        transports.append(FakeTransport())
+        transports[-1].acknowledging = len(transports) > 1
+        return transports[-1]
+
+    outbox = Outbox(connect, size=100)
+    outbox.put(_entries("a", "b", "c"))
+    _until(lambda: outbox.stats().in_flight == 3)
+    transports[0].broken = True
+    outbox.put(_entries("d"))
+    assert outbox.close(10) == CloseReport(sent=4, failed=0, dropped=0, unsent=0)
+    assert transports[0].closed
+    assert _ids(transports[1]) == ["a", "b", "c", "d"]
+
+
+def test_with_a_spool_events_of_an_absent_kafka_are_kept_for_the_next_client(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    outbox = Outbox(_away, size=10, open_spool=_spooling(path))
+    for number in range(8):
+        assert outbox.put(_entries(str(number))) == 1
+    _until(lambda: outbox.stats() == Stats(queued=0, in_flight=0, sent=0, failed=0, dropped=0, spooled=8))
+    for number in range(8, 20):
+        outbox.put(_entries(str(number)))
+        _until(lambda: outbox.stats().queued == 0)
+    assert outbox.close(0.2) == CloseReport(sent=0, failed=0, dropped=0, unsent=0, spooled=20)
+    transport = FakeTransport()
+    again = Outbox(lambda: transport, size=10, open_spool=_spooling(path))
+    assert again.flush(10) == 0
+    assert _ids(transport) == [str(number) for number in range(20)]
+    assert again.close(5) == CloseReport(sent=20, failed=0, dropped=0, unsent=0)
+    assert not path.exists()
+
+
+def test_closing_spools_what_was_queued_and_what_was_in_flight(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    transport = FakeTransport()
+    transport.acknowledging = False
+    outbox = Outbox(lambda: transport, size=10, open_spool=_spooling(path))
+    outbox.put(_entries(*"abcde"))
+    _until(lambda: len(transport.taken) == 5)
+    outbox.put(_entries(*"fgh"))
+    assert outbox.close(0.1) == CloseReport(sent=0, failed=0, dropped=0, unsent=0, spooled=8)
+    second = FakeTransport()
+    with_rest = Outbox(lambda: second, size=10, open_spool=_spooling(path))
+    assert with_rest.close(10).sent == 8
+    assert _ids(second) == list("abcdefgh")
+
+
+def test_what_is_in_flight_and_in_the_spool_is_acknowledged_once(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    transport = FakeTransport()
+    transport.acknowledging = False
+    outbox = Outbox(lambda: transport, size=100, open_spool=_spooling(path))
+    outbox.put(_entries("a", "b"))
+    _until(lambda: outbox.stats() == Stats(queued=0, in_flight=0, sent=0, failed=0, dropped=0, spooled=2))
+    outbox.put(_entries("c", "d"))
+    _until(lambda: outbox.stats().spooled == 4)
+    assert _ids(transport) == ["a", "b", "c", "d"]
+    transport.acknowledging = True
+    assert outbox.flush(5) == 0
+    assert _ids(transport) == ["a", "b", "c", "d"]
+    assert outbox.close(5) == CloseReport(sent=4, failed=0, dropped=0, unsent=0)
+    assert not path.exists()
+
+
+def test_a_spool_that_takes_no_more_drops_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SpoolFullError("no space left on device")
+
+    monkeypatch.setattr(Spool, "append", full)
+    outbox = Outbox(_away, size=5, open_spool=_spooling(tmp_path / "spool"))
+    outbox.put(_entries(*"abcdef"))
+    time.sleep(1.2)
+    outbox.put(_entries("g"))
+    assert outbox.close(0.1) == CloseReport(sent=0, failed=0, dropped=2, unsent=5)
+    assert caplog.text.count("the spool takes no more events: no space left on device") == 1
+
+
+def test_a_message_of_many_events_counts_them_all(transport: FakeTransport) -> None:
+    outbox = Outbox(lambda: transport, size=100)
+    batch = Entry("predictions.v1", None, b"arrow", [("content-type", b"x")], 90)
+    assert outbox.put([batch, batch]) == 1
+    assert outbox.close(5) == CloseReport(sent=90, failed=0, dropped=90, unsent=0)
+    assert transport.taken == [("predictions.v1", None, b"arrow", [("content-type", b"x")])]
+
+
+def test_a_forked_child_does_without_its_parents_spool_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    outbox = Outbox(FakeTransport, size=10, open_spool=_spooling(path))
+    child = os.fork()
+    if child == 0:
+        records: list[logging.LogRecord] = []
+        handler = logging.Handler()
+        handler.emit = records.append  # type: ignore[method-assign]
+        logging.getLogger("streamer.outbox").addHandler(handler)
+        outbox.put(_entries("child"))
+        good = outbox.close(5) == CloseReport(sent=1, failed=0, dropped=0, unsent=0)
+        good = good and any("in use by another process" in record.getMessage() for record in records)
+        os._exit(0 if good and path.exists() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    outbox.put(_entries("parent"))
+    assert outbox.close(5).sent == 1
+    assert not path.exists()
+
+
+def test_a_spool_in_use_is_an_error_at_once(tmp_path: Path) -> None:
+    first = Outbox(FakeTransport, size=10, open_spool=_spooling(tmp_path / "spool"))
+    with pytest.raises(SpoolError, match="in use by another process"):
+        Outbox(FakeTransport, size=10, open_spool=_spooling(tmp_path / "spool"))
+    first.close(1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from(["put", "away", "back", "break", "reopen"]), min_size=1, max_size=10))
+def test_with_a_spool_nothing_is_lost_and_a_key_keeps_its_order(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("steps") / "spool"
+    transports: list[FakeTransport] = []
+    away = False
+
+    def connect() -> FakeTransport:
+        transports.append(FakeTransport())
+        transports[-1].acknowledging = not away
+        return transports[-1]
+
+    outbox = Outbox(connect, size=40, open_spool=_spooling(path))
+    put = 0
+    for step in [*steps, "put", "back"]:
+        if step == "put":
+            for _ in range(15):
+                put += outbox.put(_entries(str(put)))
+        elif step == "reopen":
+            outbox.close(0.05)
+            outbox = Outbox(connect, size=40, open_spool=_spooling(path))
+        elif step == "break" and transports:
+            transports[-1].broken = True
+        else:
+            away = step == "away"
+            if transports:
+                transports[-1].acknowledging = not away
+    report = outbox.close(20)
+    assert (report.failed, report.unsent, report.spooled) == (0, 0, 0)
+    sent = [int(name) for transport in transports for name in _ids(transport)]
+    assert set(sent) == set(range(put))
+    # A copy may come later; what comes for the first time comes in order.
+    firsts = list(dict.fromkeys(sent))
+    assert firsts == sorted(firsts)

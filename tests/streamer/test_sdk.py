@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -15,9 +16,9 @@ import msgspec
 import pytest
 
 from streamer import sdk
+from streamer.entry import EVENT_HEADERS, Entry
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.kafka_clients import KafkaPropertyError
-from streamer.outbox import Entry
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns
 
 T0 = 1_700_000_000_000
@@ -30,8 +31,19 @@ class Kept:
         self.entries: list[Entry] = []
 
     def put(self, entries: Any) -> int:
+        assert all(entry.headers == EVENT_HEADERS and entry.events == 1 for entry in entries)
         self.entries.extend(entries)
         return len(entries)
+
+    @property
+    def events(self) -> list[Any]:
+        """What the messages say, each read as its topic is."""
+        kinds = {"predictions": Prediction, "features": FeatureLog, "labels": Label}
+        return [msgspec.json.decode(entry.body, type=kinds[entry.topic.split(".")[-2]]) for entry in self.entries]
+
+    @property
+    def places(self) -> list[tuple[str, str | None]]:
+        return [(entry.topic, None if entry.key is None else entry.key.decode()) for entry in self.entries]
 
     def close(self, timeout_s: float) -> CloseReport:
         return CloseReport(len(self.entries), 0, 0, 0)
@@ -62,23 +74,20 @@ def test_a_prediction_carries_what_was_given(client: Client, kept: Kept) -> None
         latency_ms=1.5,
         choice=choice,
     )
-    assert kept.entries == [
-        Entry(
-            "ns.predictions.v1",
-            prediction_id,
-            Prediction(
-                prediction_id=prediction_id,
-                model="churn",
-                ts=T0,
-                version="8",
-                features={"age": 3},
-                prediction=True,
-                score=0.9,
-                entity_id="42",
-                rollout_id="canary-1",
-                bucket=12,
-                latency_ms=1.5,
-            ),
+    assert kept.places == [("ns.predictions.v1", prediction_id)]
+    assert kept.events == [
+        Prediction(
+            prediction_id=prediction_id,
+            model="churn",
+            ts=T0,
+            version="8",
+            features={"age": 3},
+            prediction=True,
+            score=0.9,
+            entity_id="42",
+            rollout_id="canary-1",
+            bucket=12,
+            latency_ms=1.5,
         )
     ]
     assert uuid.UUID(prediction_id).version == 7
@@ -86,8 +95,7 @@ def test_a_prediction_carries_what_was_given(client: Client, kept: Kept) -> None
 
 def test_a_given_id_and_version_are_kept(client: Client, kept: Kept) -> None:
     assert client.log_prediction(model="m", features={}, prediction=1, version="3", prediction_id="mine") == "mine"
-    event = kept.entries[0].event
-    assert isinstance(event, Prediction)
+    (event,) = kept.events
     assert (event.version, event.rollout_id, event.bucket) == ("3", None, None)
     with pytest.raises(ValueError, match="version: got '3', but choice says '4'"):
         client.log_prediction(model="m", features={}, prediction=1, version="3", choice=Choice("4"))
@@ -95,8 +103,7 @@ def test_a_given_id_and_version_are_kept(client: Client, kept: Kept) -> None:
 
 def test_without_a_version_it_is_the_unknown_one(client: Client, kept: Kept) -> None:
     client.log_prediction(model="m", features={}, prediction=1)
-    assert isinstance(kept.entries[0].event, Prediction)
-    assert kept.entries[0].event.version == "_"
+    assert kept.events[0].version == "_"
 
 
 def test_features_and_labels_go_to_topics_of_their_own(client: Client, kept: Kept) -> None:
@@ -105,16 +112,15 @@ def test_features_and_labels_go_to_topics_of_their_own(client: Client, kept: Kep
     client.log_features(model="m", features={"a": 1}, ts_ms=T0)
     client.log_label("p", model="m", label=False, ts_ms=T0, revision=2, value=1.5)
     client.log_label(uuid.UUID(int=1), model="m", deleted=True, ts_ms=T0)
-    topics = [(entry.topic, entry.key) for entry in kept.entries]
-    assert topics == [
+    assert kept.places == [
         ("ns.features.v1", "e"),
         ("ns.features.v1", "p"),
         ("ns.features.v1", None),
         ("ns.labels.v1", "p"),
         ("ns.labels.v1", str(uuid.UUID(int=1))),
     ]
-    assert kept.entries[1].event == FeatureLog(model="m", ts=T0, features={"a": 1}, version="3", prediction_id="p")
-    assert kept.entries[3].event == Label(prediction_id="p", model="m", ts=T0, label=False, revision=2, value=1.5)
+    assert kept.events[1] == FeatureLog(model="m", ts=T0, features={"a": 1}, version="3", prediction_id="p")
+    assert kept.events[3] == Label(prediction_id="p", model="m", ts=T0, label=False, revision=2, value=1.5)
 
 
 def test_batches_are_events_or_columns(client: Client, kept: Kept) -> None:
@@ -124,7 +130,7 @@ def test_batches_are_events_or_columns(client: Client, kept: Kept) -> None:
     assert client.log_predictions(columns) == ["c"]
     client.log_labels([Label(prediction_id="a", model="m", ts=T0, label=1)])
     client.log_labels(LabelColumns(model="m", prediction_id=["b", "c"], label=[0, 1]))
-    assert [(entry.topic, entry.key) for entry in kept.entries] == [
+    assert kept.places == [
         *(("ns.predictions.v1", name) for name in "abc"),
         *(("ns.labels.v1", name) for name in "abc"),
     ]
@@ -156,13 +162,17 @@ def test_choosing_needs_a_redis_and_an_entity(client: Client) -> None:
 def test_a_wrong_setting_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="queue_size: got 0"):
         Client(queue_size=0)
+    with pytest.raises(ValueError, match="spool_bytes: got 5, wanted at least 10000000"):
+        Client(spool_bytes=5)
     with pytest.raises(KafkaPropertyError, match=r"kafka\.lingerms: kafka-python has no such property"):
         Client(kafka={"lingerms": 5})
     with pytest.raises(ValueError, match="transport: got 'fast'"):
         Client(transport="fast")  # type: ignore[arg-type]
 
 
-def _made(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], directory: str | Path = "/") -> dict[str, Any]:
+def _made(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], directory: str | Path = "/", **arguments: Any
+) -> dict[str, Any]:
     """Return what `from_environment` hands to the constructor."""
     got: dict[str, Any] = {}
 
@@ -171,11 +181,11 @@ def _made(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], directory:
 
     monkeypatch.setattr(Client, "__init__", init)
     monkeypatch.chdir(directory)
-    for name in ("CONFIG", "KAFKA", "NAMESPACE", "REDIS__URL"):
-        monkeypatch.delenv(f"DRIFTLOOP_{name}", raising=False)
+    for name in [name for name in os.environ if name.startswith("DRIFTLOOP_")]:
+        monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    Client.from_environment(queue_size=7)
+    Client.from_environment(**arguments)
     return got
 
 
@@ -184,7 +194,7 @@ def test_the_environment_configures_it_as_it_does_the_service(monkeypatch: pytes
     config.write_text(
         'namespace = "file"\n[kafka]\n"bootstrap.servers" = "file:1"\nacks = "all"\n[redis]\nurl = "redis://f"\n'
     )
-    got = _made(monkeypatch, {"DRIFTLOOP_CONFIG": str(config)})
+    got = _made(monkeypatch, {"DRIFTLOOP_CONFIG": str(config)}, queue_size=7)
     assert (got["servers"], got["namespace"], got["redis_url"]) == ("file:1", "file", "redis://f")
     assert (got["kafka"], got["queue_size"]) == ({"acks": "all"}, 7)
     got = _made(
@@ -198,6 +208,25 @@ def test_the_environment_configures_it_as_it_does_the_service(monkeypatch: pytes
     )
     assert (got["servers"], got["namespace"], got["redis_url"]) == ("env:2", "env", "redis://e")
     assert got["kafka"] == {"acks": "all", "linger.ms": 5}
+
+
+def test_the_sdks_own_keys_come_from_the_file_the_environment_and_the_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert _made(monkeypatch, {}).items() >= {"transport": "kafka-python", "queue_size": 100_000, "spool": None}.items()
+    config = tmp_path / "driftloop.toml"
+    config.write_text('[sdk]\ntransport = "librdkafka"\nqueue_size = 5\nspool = "/file"\nspool_bytes = 20_000_000\n')
+    variables = {"DRIFTLOOP_CONFIG": str(config), "DRIFTLOOP_SDK__QUEUE_SIZE": "6", "DRIFTLOOP_SDK__SPOOL": "/env"}
+    got = _made(monkeypatch, variables)
+    assert (got["transport"], got["queue_size"]) == ("librdkafka", 6)
+    assert (got["spool"], got["spool_bytes"]) == ("/env", 20_000_000)
+    got = _made(monkeypatch, variables, queue_size=7, spool="/call", transport="kafka-python", spool_bytes=30_000_000)
+    assert (got["transport"], got["queue_size"]) == ("kafka-python", 7)
+    assert (got["spool"], got["spool_bytes"]) == ("/call", 30_000_000)
+    with pytest.raises(ValueError, match=r"sdk\.queue_size: got 'many', wanted a whole number"):
+        _made(monkeypatch, {"DRIFTLOOP_SDK__QUEUE_SIZE": "many"})
+    with pytest.raises(ValueError, match=r"sdk\.spol: there is no such key; .* queue_size, transport, spool"):
+        _made(monkeypatch, {"DRIFTLOOP_SDK__SPOL": "/x"})
 
 
 def test_without_a_file_named_the_one_in_its_place_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -266,6 +295,18 @@ def test_what_the_core_imports_is_what_it_declares() -> None:
 def test_structs_of_the_batch_form_stay_as_they_were(client: Client, kept: Kept) -> None:
     event = Prediction(prediction_id="a", model="m", ts=T0, prediction=1, features={"x": float("nan")})
     client.log_predictions([event])
-    logged = kept.entries[0].event
     event.features["x"] = 2.0
-    assert msgspec.json.decode(msgspec.json.encode(logged))["features"] == {"x": None}
+    assert kept.events[0].features == {"x": None}
+
+
+def test_text_without_utf8_is_refused_by_its_place(client: Client, kept: Kept) -> None:
+    with pytest.raises(ValueError, match=r"^features\['city'\]: got .*, wanted text that has UTF-8"):
+        client.log_prediction(model="m", features={"age": 3, "city": "\ud800"}, prediction=1)
+    with pytest.raises(ValueError, match=r"^row 1: entity_id: got '\\udc00', wanted text that has UTF-8"):
+        client.log_predictions(
+            [
+                Prediction(prediction_id=name, model="m", ts=T0, prediction=1, entity_id=entity)
+                for name, entity in (("a", "e"), ("b", "\udc00"))
+            ]
+        )
+    assert kept.entries == []

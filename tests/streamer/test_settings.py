@@ -17,7 +17,7 @@ from streamer.settings import ConfigError, Settings, config_path, load_settings
 from streamer.topics import TOPICS
 
 DEFAULTS = Path(__file__).parents[2] / "config" / "driftloop.toml"
-ABSENT = {"redis.join_url", "mlflow.registry_uri", "mlflow.artifact_root"}
+ABSENT = {"redis.join_url", "mlflow.registry_uri", "mlflow.artifact_root", "sdk.spool"}
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
 import pytest
 
 from streamer.fast_transport import LibrdkafkaTransport
@@ -45,10 +48,21 @@ def test_what_the_user_sets_wins_over_the_defaults() -> None:
         kafka_python_options({"linger": 5})
 
 
-def test_a_broker_that_is_away_is_not_ready() -> None:
+def _open_files() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+def test_a_broker_that_is_away_is_not_ready_and_costs_no_files() -> None:
     options = {**kafka_python_options({"bootstrap.servers": "127.0.0.1:1"}), "bootstrap_timeout_ms": 200}
-    with pytest.raises(NotReadyError, match="Unable to bootstrap"):
-        KafkaPythonTransport(options)
+    gc.disable()
+    try:
+        before = _open_files()
+        for _ in range(3):
+            with pytest.raises(NotReadyError, match=r"no broker answers at 127\.0\.0\.1:1: .*refused"):
+                KafkaPythonTransport(options)
+        assert _open_files() == before
+    finally:
+        gc.enable()
 
 
 def test_librdkafka_names_a_property_it_does_not_know() -> None:
@@ -60,9 +74,9 @@ def test_librdkafka_says_when_its_queue_is_full_and_ends_at_once() -> None:
     transport = LibrdkafkaTransport(
         {"bootstrap.servers": "127.0.0.1:1", "queue.buffering.max.messages": 1, "log_level": 0}
     )
-    transport.send("t", b"k", b"v", [])
-    assert transport.reap() == Reaped(0, 0, None)
+    transport.send(0, "t", b"k", b"v", [])
+    assert transport.reap() == Reaped([], [], None)
     with pytest.raises(NotReadyError, match="t: Local: Queue full"):
-        transport.send("t", b"k", b"v", [])
+        transport.send(1, "t", b"k", b"v", [])
     transport.close()
-    assert transport.reap().failed == 1
+    assert transport.reap().fault is not None

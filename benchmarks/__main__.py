@@ -8,11 +8,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from benchmarks import cost, latency, memory, pair, picture, rebalance, report, soak, suite, throughput
+from benchmarks import cost, latency, memory, outage, pair, picture, rebalance, report, sdk, soak, suite, throughput
 from benchmarks.figures import write_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (throughput, latency, pair, memory, rebalance, soak, cost):
+for module in (throughput, latency, pair, memory, rebalance, soak, cost, sdk, outage):
     module.register(app)
 
 

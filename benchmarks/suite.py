@@ -49,6 +49,10 @@ SUBJECTS = {
     "rebalance": Entry("benchmarks.rebalance", "how long models stand still when their worker is killed", 240),
     "soak": Entry("benchmarks.soak", "whether anything grows, three minutes of it", 360),
     "soak30": Entry("benchmarks.soak", "the same, thirty minutes of it", 2_100, "long_figures", by_default=False),
+    "sdk": Entry("benchmarks.sdk", "what a call of the SDK costs its caller, broker up and down", 300),
+    "outage": Entry(
+        "benchmarks.outage", "what five minutes without a broker cost of the SDK's events", 480, by_default=False
+    ),
     "cost": Entry("benchmarks.cost", "an event's cost over models, partitions and features", 900),
 }
 

@@ -111,7 +111,7 @@ class LiveWriter:
         """Write what can be computed of a model; return the error of what cannot."""
         now_ms = int(time.time() * 1000)
         values, failure = self._documents(model, watched, now_ms)
-        keys = [f"{self._keys.root}:{{{model.name}}}:stamp", self._keys.split(model.name), *values]
+        keys = [self._keys.stamp(model.name), self._keys.split(model.name), *values]
         # Before commands have been read to their end, a forced rollback may still stand unread.
         split = effects.deployment_of(watched.record)
         settled = shard.commands_read and bool(split.champion)

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from streamer.events import Deployment
-from streamer.state import Keys
+from streamer.state import Keys, log_of_split
 
 BUCKETS = 1000
 UNKNOWN_VERSION = "_"
@@ -85,7 +85,8 @@ class SplitReader:
 
     Only the first question about a model waits, for one read of Redis with a time-out; every later
     one is answered from memory. With Redis away, or its document lost, the last split known stays in
-    force; a split older than the one known is not taken.
+    force. A split older than the one known is not taken, so that a Redis that forgot its last second undoes no
+    rollback; one of another log is, whatever its epoch: where Kafka was made anew, epochs begin again.
 
     Parameters
     ----------
@@ -109,6 +110,7 @@ class SplitReader:
             retry=Retry(NoBackoff(), 0),
         )
         self._splits: dict[str, Deployment | None] = {}
+        self._logs: dict[str, str] = {}
         self._down = False
         self._start_over()
         _readers.add(self)
@@ -168,7 +170,8 @@ class SplitReader:
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for model in models:
-                    pipe.get(self._keys.split(model))
+                    # At once: between two questions evaluate might write.
+                    pipe.mget(self._keys.split(model), self._keys.stamp(model))
                 documents = pipe.execute()
         except redis.RedisError as error:
             if not self._down:
@@ -178,19 +181,24 @@ class SplitReader:
         if self._down:
             log.info("driftloop: Redis answers again, splits are fresh (%.3f s)", time.monotonic() - started)
         self._down = False
-        for model, document in zip(models, documents, strict=True):
+        for model, (document, stamp) in zip(models, documents, strict=True):
             if document is not None:
-                self._take(model, document)
+                self._take(model, document, log_of_split((stamp or b"").decode(errors="replace")))
 
-    def _take(self, model: str, document: bytes) -> None:
+    def _take(self, model: str, document: bytes, source: str) -> None:
         try:
             found = _decode(document)
         except msgspec.MsgspecError as error:
             log.error("driftloop: the split of %s stays as it is, its document is not valid: %s", model, error)
             return
         known = self._splits[model]
-        if known is None or (found.model_epoch, found.epoch) >= (known.model_epoch, known.epoch):
+        another = source != "" and self._logs.get(model, source) != source
+        if another:
+            log.warning("driftloop: the split of %s is of another Kafka than before: taken as it is", model)
+        if known is None or another or (found.model_epoch, found.epoch) >= (known.model_epoch, known.epoch):
             self._splits[model] = found
+        if source:
+            self._logs[model] = source
 
 
 _readers: weakref.WeakSet[SplitReader] = weakref.WeakSet()

@@ -14,6 +14,15 @@ end
 """
 
 
+def log_of_split(stamp: str) -> str:
+    """Return the log a model's split was last taken from, "" where its stamp does not say.
+
+    A stamp is three words: the offsets its documents stand at, the log these are of, and the log the split is from.
+    """
+    words = stamp.split(" ")
+    return words[2] if len(words) == 3 else ""
+
+
 @dataclass(frozen=True)
 class Keys:
     """The Redis keys of one namespace; a model's keys share a hash tag, so a cluster keeps them together."""
@@ -64,6 +73,10 @@ class Keys:
     def split(self, model: str) -> str:
         """Return the JSON deployment a router reads (`streamer.events.Deployment`)."""
         return self._of(model, "split")
+
+    def stamp(self, model: str) -> str:
+        """Return how far in which log the model's documents stand (see `log_of_split`)."""
+        return self._of(model, "stamp")
 
     def canary(self, model: str) -> str:
         """Return the JSON document of the model's newest rollout and its verdict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamer import kafka_clients, references, topics
 from streamer.addresses import without_password
-from streamer.settings import Settings, config_path
+from streamer.settings import Settings, config_path, unknown_variables
 from streamer.state import Keys
 from streamer.view import LiveView, ViewError
 
@@ -53,6 +54,7 @@ def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
     """
     path = config_path()
     yield Check("configuration", "ok", str(path) if path else "defaults and environment; there is no file")
+    yield _environment()
     kafka = _kafka(settings)
     yield kafka
     if kafka.status == "ok":
@@ -79,6 +81,14 @@ def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
     yield _mlflow(settings)
     yield _airflow(settings)
     yield _java()
+
+
+def _environment() -> Check:
+    unknown = unknown_variables(os.environ)
+    if unknown:
+        told = ", ".join(f"{name} ({meant}?)" if meant else name for name, meant in sorted(unknown.items()))
+        return Check("environment", "warning", f"nothing reads {told}", "correct the spelling, or unset it")
+    return Check("environment", "ok", "every DRIFTLOOP_ variable is one that is read")
 
 
 def missing_topics(settings: Settings) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -45,6 +46,12 @@ def _redis_url(url: str) -> str:
 
 
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+
+
+# What is read elsewhere: by the command line, the embedded stack and docker-compose.yaml.
+_OTHER_VARIABLES = frozenset(
+    {"CONFIG", "CACHE", "STACK", "TRACEBACK", "POSTGRES_PASSWORD", "AIRFLOW_SECRET", "AIRFLOW_FERNET_KEY"}
+)
 
 
 class Section(BaseModel):
@@ -210,6 +217,27 @@ def load_settings() -> Settings:
         raise ConfigError(_not_json(error)) from None
     except ValidationError as error:
         raise ConfigError(explain(error, lambda key: _variable(key) or str(path or "environment"))) from None
+
+
+def unknown_variables(names: Iterable[str]) -> dict[str, str]:
+    """Return the variables that begin with DRIFTLOOP_ and that nothing reads, each with the likeliest one meant, or "".
+
+    A misspelt key within a section is an error of `load_settings`; a misspelt section is nothing to pydantic.
+    """
+    sections = {name.upper(): field.annotation for name, field in Settings.model_fields.items()}
+    keys = {
+        f"{name}__{key.upper()}"
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for key in section.model_fields
+    }
+    right = {*sections, *keys, *_OTHER_VARIABLES}
+    found = {}
+    for name in names:
+        prefix, _, given = name.upper().partition("_")
+        if prefix == "DRIFTLOOP" and given not in right and given.partition("__")[0] not in sections:
+            found[name] = "".join(f"DRIFTLOOP_{meant}" for meant in difflib.get_close_matches(given, right, n=1))
+    return found
 
 
 def explain(error: ValidationError, source: str | Callable[[tuple[int | str, ...]], str]) -> str:

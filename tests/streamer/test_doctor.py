@@ -41,6 +41,7 @@ def test_with_nothing_there_the_causes_are_named_and_what_hangs_on_them_is_skipp
     found = checks()
     assert {name: check.status for name, check in found.items() if name != "java"} == {
         "configuration": "ok",
+        "environment": "ok",
         "kafka": "unreachable",
         "topics": "skipped",
         "redis": "unreachable",
@@ -54,6 +55,17 @@ def test_with_nothing_there_the_causes_are_named_and_what_hangs_on_them_is_skipp
     assert "DRIFTLOOP_KAFKA" in found["kafka"].remedy
     assert all(check.remedy for check in found.values() if check.status in ("unreachable", "warning", "failed"))
     assert "secret" not in str(found)
+
+
+def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DRIFTLOOP_REDS__URL", "DRIFTLOOP_WORKER_REPLICA", "DRIFTLOOP_QQ", "DRIFTLOOP_SDK__SPOOL"):
+        monkeypatch.setenv(name, "redis://:secret@x")
+    check = checks()["environment"]
+    assert (check.status, check.remedy) == ("warning", "correct the spelling, or unset it")
+    assert check.found == (
+        "nothing reads DRIFTLOOP_QQ, DRIFTLOOP_REDS__URL (DRIFTLOOP_REDIS__URL?), "
+        "DRIFTLOOP_WORKER_REPLICA (DRIFTLOOP_WORKER__REPLICA?)"
+    )
 
 
 def test_a_store_that_may_forget_labels_is_a_failure(store: redis.Redis, store_url: str) -> None:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.catalog import Catalog, Model
+from streamer.columns import Coded
 from streamer.decode import MAX_EVENT_BYTES, Kind, UncheckedLabel, decode, explain_future, explain_invalid, is_name
 from streamer.events import Label, Prediction
 from streamer.labelling import unusable
@@ -19,10 +21,32 @@ from streamer.layouts import MAX_LEARNED, MAX_MODELS, Layout, is_learnable, layo
 
 Fault = tuple[str, str]
 Decode = Callable[[bytes], Any]
-# The rows of a batch that are one model's: a row number and its event each.
-Group = tuple[Model, Layout | None, list[int], list[Any]]
+IntArray = NDArray[np.int64]
 
 _NUMBERS = frozenset({float, int, type(None)})
+
+
+class Decoded(NamedTuple):
+    """The sound events of a batch, in its order.
+
+    Attributes
+    ----------
+    models : whose they are; `model_of` is each event's index among them.
+    layouts : how the features of each model's events lie; empty for labels.
+    rows : which messages they were; None for all of them.
+    """
+
+    models: list[Model]
+    model_of: IntArray
+    layouts: list[Layout]
+    events: list[Any]
+    rows: IntArray | None
+
+    def only(self, kept: Sequence[int]) -> Decoded:
+        """Return some of the events."""
+        chosen = np.array(kept, dtype=np.int64)
+        rows = chosen if self.rows is None else self.rows[chosen]
+        return self._replace(model_of=self.model_of[chosen], events=[self.events[at] for at in kept], rows=rows)
 
 
 class Refused(Exception):  # noqa: N818 - it says what happened to the message
@@ -55,14 +79,6 @@ def decode_each(decode_one: Decode, values: Iterable[bytes]) -> tuple[list[Any],
             return events, refused
 
 
-def predictions_again(layout: Layout, values: Sequence[bytes]) -> list[Any]:
-    """Return the events of messages that have been found sound, and one model's, before."""
-    events, slow = decode_each(msgspec.json.Decoder(layout.prediction).decode, values)
-    for row in slow:
-        events[row] = layout.of_prediction(decode(values[row], "predictions"))
-    return events
-
-
 class BulkDecoder:
     """Decodes batches of a topic into the layouts of the models there are.
 
@@ -82,13 +98,13 @@ class BulkDecoder:
         self._decoders: dict[Kind, Decode] = {}
 
     def decode(
-        self, kind: Kind, values: Sequence[bytes], record_times_ms: Sequence[int], max_future_ms: int
-    ) -> tuple[list[Group], dict[int, Fault]]:
+        self, kind: Kind, values: Sequence[bytes], record_times_ms: IntArray, max_future_ms: int
+    ) -> tuple[Decoded, dict[int, Fault]]:
         """Decode a batch of one topic and check every event.
 
         Returns
         -------
-        groups : the sound rows by model, each in the order of the batch.
+        decoded : the sound events.
         faults : row → why it is a dead letter and which field is meant, in the order of the batch.
         """
         self._refresh()
@@ -109,13 +125,13 @@ class BulkDecoder:
                 events[row] = self._slowly(kind, values[row])
             except Refused as refused:
                 faults[row] = refused.fault
-        groups = list(self._groups(kind, events, bool(faults)))
-        for group in groups:
-            faults.update(_unusable(kind, group, record_times_ms, max_future_ms))
+        decoded = self._decoded(kind, events)
+        faults.update(_unusable(kind, decoded, record_times_ms, max_future_ms))
         self._learn()
         if not faults:
-            return groups, faults
-        return [left for group in groups if (left := _without(group, faults))[2]], dict(sorted(faults.items()))
+            return decoded, faults
+        rows = range(len(decoded.events)) if decoded.rows is None else decoded.rows.tolist()
+        return decoded.only([at for at, row in enumerate(rows) if row not in faults]), dict(sorted(faults.items()))
 
     def _refresh(self) -> None:
         """Make layouts anew for the models that have changed, and the decoders over all of them."""
@@ -201,46 +217,51 @@ class BulkDecoder:
                 held[feature] = None
                 self._taught.add(name)
 
-    def _groups(self, kind: Kind, events: Sequence[Any], holes: bool) -> Iterator[Group]:
-        key: Callable[[Any], Any] = (lambda event: event.model) if kind == "labels" else type
-        keys = [None if event is None else key(event) for event in events] if holes else list(map(key, events))
-        found = dict.fromkeys(keys)
-        for one in found:
-            if one is None:
-                continue
-            rows = (
-                list(range(len(events))) if len(found) == 1 else [row for row, other in enumerate(keys) if other == one]
-            )
-            layout = None if kind == "labels" else self._layout_of[one]
-            model = self._layouts[one].model if layout is None else layout.model
-            yield model, layout, rows, list(events) if len(found) == 1 else [events[row] for row in rows]
+    def _decoded(self, kind: Kind, events: Sequence[Any]) -> Decoded:
+        """Put the events that are left together with their models."""
+        rows = [row for row, event in enumerate(events) if event is not None] if None in events else None
+        left = list(events) if rows is None else [events[row] for row in rows]
+        found = Coded.of([event.model for event in left] if kind == "labels" else list(map(type, left)))
+        if kind == "labels":
+            layouts, models = [], [self._layouts[name].model for name in found.values]
+        else:
+            layouts = [self._layout_of[type_] for type_ in found.values]
+            models = [layout.model for layout in layouts]
+        return Decoded(models, found.codes, layouts, left, None if rows is None else np.array(rows, dtype=np.int64))
 
 
 def _unusable(
-    kind: Kind, group: Group, record_times_ms: Sequence[int], max_future_ms: int
+    kind: Kind, decoded: Decoded, record_times_ms: IntArray, max_future_ms: int
 ) -> Iterator[tuple[int, Fault]]:
     """Give the rows whose event is well formed and cannot be counted."""
-    model, _layout, rows, events = group
+    models, model_of, _layouts, events, rows = decoded
     times = np.array([event.ts for event in events], dtype=np.int64)
-    limits = np.array(record_times_ms, dtype=np.int64)[rows] + max_future_ms
-    for at in np.flatnonzero(times > limits).tolist():
-        fault = explain_future(events[at].ts, record_times_ms[rows[at]], max_future_ms)
+    recorded = record_times_ms if rows is None else record_times_ms[rows]
+    for at in np.flatnonzero(times > recorded + max_future_ms).tolist():
+        fault = explain_future(events[at].ts, int(recorded[at]), max_future_ms)
         if fault is not None:
-            yield rows[at], fault
+            yield at if rows is None else int(rows[at]), fault
+    if kind == "features":
+        return
     # Given last, since it is what is said of an event with both faults.
-    if kind != "features" and _doubtful(model, kind, events):
-        for row, event in zip(rows, events, strict=True):
-            fault = unusable(model, event)
-            if fault is not None:
-                yield row, fault
+    (strict,) = np.nonzero(np.array([_asks_more(model, kind) for model in models], dtype=np.bool_)[model_of])
+    if not len(strict) or not _doubtful(kind, models, [events[at] for at in strict.tolist()]):
+        return
+    for at in strict.tolist():
+        fault = unusable(models[model_of[at]], events[at])
+        if fault is not None:
+            yield at if rows is None else int(rows[at]), fault
 
 
-def _doubtful(model: Model, kind: Kind, events: Sequence[Any]) -> bool:
-    """Tell whether some event may be unusable for its model."""
-    if kind == "labels" and model.config.labels.mode == "context":
+def _asks_more(model: Model, kind: Kind) -> bool:
+    """Tell whether a model cannot use every event that is well formed."""
+    return model.config.task == "regression" or (kind == "labels" and model.config.labels.mode == "context")
+
+
+def _doubtful(kind: Kind, models: Sequence[Model], events: Sequence[Any]) -> bool:
+    """Tell whether some event of models that ask more may be unusable."""
+    if kind == "labels" and any(model.config.labels.mode == "context" for model in models):
         return True
-    if model.config.task != "regression":
-        return False
     said = [event.label for event in events] if kind == "labels" else [event.prediction for event in events]
     if not set(map(type, said)) <= _NUMBERS:
         return True
@@ -252,12 +273,6 @@ def _doubtful(model: Model, kind: Kind, events: Sequence[Any]) -> bool:
 
 def _may_be(version: str | None) -> bool:
     return version is None or is_name(version)
-
-
-def _without(group: Group, faults: dict[int, Fault]) -> Group:
-    model, layout, rows, events = group
-    kept = [at for at, row in enumerate(rows) if row not in faults]
-    return model, layout, [rows[at] for at in kept], [events[at] for at in kept]
 
 
 class _Nobodys(msgspec.Struct, tag_field="model", tag="\0"):

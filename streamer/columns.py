@@ -1,27 +1,24 @@
-"""Events to columns to counts: the array operations between a decoded batch and its increments."""
+"""Columns of events, and what of them is watched: the terms in which rows and counting speak with each other."""
 
 from __future__ import annotations
 
-import math
-import struct
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitors.binning import Binning
+from monitors.cells import Cells
 from monitors.performance import canonical
-from monitors.profile import ReferenceProfile
-
-_TEXTS = frozenset({str, type(None)})
 
 IntArray = NDArray[np.int64]
 
 SCORE = "@score"
 PREDICTION = "@prediction"
+# Keys of one read lie close together; farther apart, they are looked up by sorting.
+_CLOSE = 8
 
 
 @dataclass(frozen=True)
@@ -56,93 +53,78 @@ class Coded:
         return [self.values[code] for code in self.codes.tolist()]
 
 
-# A feature's values: numbers with nan for a missing one, texts (None is missing) by their codes, or anything at all.
-Values = NDArray[np.float64] | Coded | Sequence[Any]
+class Distinct(NamedTuple):
+    """The distinct whole numbers of a column, rising, and each row's index among them."""
+
+    values: IntArray
+    codes: IntArray
 
 
-def score_column(scores: Sequence[Any], predictions: Sequence[Any], positive: str | None) -> Sequence[Any]:
+def distinct(keys: IntArray) -> Distinct:
+    """Return the distinct values of a column of whole numbers."""
+    if not len(keys):
+        return Distinct(keys, keys)
+    first = int(keys.min())
+    span = int(keys.max()) - first + 1
+    if span == 1:
+        return Distinct(keys[:1], np.zeros(len(keys), dtype=np.int64))
+    if span > _CLOSE * len(keys):
+        values, codes = np.unique(keys, return_inverse=True)
+        return Distinct(values, codes)
+    (present,) = np.nonzero(np.bincount(keys - first, minlength=span))
+    index = np.zeros(span, dtype=np.int64)
+    index[present] = np.arange(len(present))
+    return Distinct(present + first, index[keys - first])
+
+
+class TextCells(dict[Any, int]):
+    """The cell of each category of a binning whose cells begin at `first`; anything else is looked up by its text."""
+
+    def __init__(self, binning: Binning, first: int) -> None:
+        super().__init__({category: first + cell for cell, category in enumerate(binning.categories)})
+        self[None] = first + binning.missing
+        self._unseen = first + binning.unseen
+
+    def __missing__(self, value: Any) -> int:
+        # Not kept: there is no end to what may come.
+        return self._unseen if type(value) is str else self.get(canonical(value), self._unseen)
+
+
+class Watched(NamedTuple):
+    """Where the values of one model version's watched features are counted.
+
+    Attributes
+    ----------
+    numbers : feature → its number in a `monitors.cells.CellTable`.
+    texts : feature → the cell of each text.
+    lanes : what rows have worked out of these for their own layouts, by layout.
+    """
+
+    numbers: Mapping[str, int]
+    texts: Mapping[str, TextCells]
+    lanes: dict[Any, Any]
+
+
+class Block(NamedTuple):
+    """Cells of some values of some rows.
+
+    Attributes
+    ----------
+    cells : (values,) those of the first row, then those of the second, and so on; `monitors.cells.NO_CELL` where
+        nobody watches.
+    widths : how many each row has: a number, or one for each row.
+    """
+
+    cells: Cells
+    widths: int | IntArray
+
+
+def score_column(scores: Sequence[Any], predictions: Sequence[Any], positives: Sequence[str | None]) -> Sequence[Any]:
     """Return the number a model's output is watched by: P(positive), or the prediction itself."""
-    if set(map(type, scores)) <= {float}:
-        return scores
     values: list[Any] = []
-    for prediction, score in zip(predictions, scores, strict=True):
+    for prediction, score, positive in zip(predictions, scores, positives, strict=True):
         if isinstance(score, dict):
             values.append(score.get(positive or ""))
         else:
             values.append(prediction if score is None else score)
     return values
-
-
-def assign_cells(binning: Binning, values: Values) -> NDArray[np.int32]:
-    """Return the cell each value falls into; a value of another kind than the feature's is unseen."""
-    if isinstance(values, Coded):
-        return assign_cells(binning, values.values)[values.codes]
-    if isinstance(values, np.ndarray) and binning.kind == "categorical":
-        values = [None if math.isnan(value) else value for value in values.tolist()]
-    if isinstance(values, np.ndarray):
-        return binning.assign(values)
-    if binning.kind == "categorical":
-        texts = np.empty(len(values), dtype=object)
-        if not set(map(type, values)) <= _TEXTS:
-            values = [value if value is None or type(value) is str else canonical(value) for value in values]
-        texts[:] = values
-        return binning.assign(texts)
-    try:
-        return binning.assign(np.frombuffer(struct.pack(f"{len(values)}d", *values)))
-    except (struct.error, OverflowError):
-        # A value is no number, or none that a float can hold.
-        pass
-    # numpy would read a number out of a text where the whole column allows it: the cell of an event
-    # must not depend on the events it is read with.
-    if str in set(map(type, values)):
-        return _assign_mixed(binning, values)
-    return binning.assign(_floats(values))
-
-
-def _assign_mixed(binning: Binning, values: Sequence[Any]) -> NDArray[np.int32]:
-    """Assign a numeric column some of whose values are text: those are unseen."""
-    odd = np.array([isinstance(value, str) for value in values])
-    cells = binning.assign(_floats([None if isinstance(value, str) else value for value in values]))
-    cells[odd] = binning.unseen
-    return cells
-
-
-def _floats(values: Sequence[Any]) -> NDArray[np.float64]:
-    """Return numbers as floats, None as nan, whole numbers too large for a float as infinite."""
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError:
-        return np.array([_float(value) for value in values])
-
-
-def _float(value: float | None) -> float:
-    if value is None:
-        return math.nan
-    # Python compares whole numbers of any size with floats exactly.
-    return math.inf if value > sys.float_info.max else -math.inf if value < -sys.float_info.max else float(value)
-
-
-def count_panes(cells: NDArray[np.int32], panes: IntArray, n_panes: int, size: int) -> IntArray:
-    """Count cells by pane in one pass.
-
-    Parameters
-    ----------
-    cells, panes : (rows,) the cell and the pane index of each row.
-
-    Returns
-    -------
-    (n_panes, size) counts.
-    """
-    keys = panes * size + cells
-    return np.bincount(keys, minlength=n_panes * size).reshape(n_panes, size).astype(np.int64)
-
-
-def count_features(profile: ReferenceProfile, columns: Mapping[str, Values], panes: IntArray, n_panes: int) -> IntArray:
-    """Count each column the profile knows, by pane: (n_panes, cells of all features), in the profile's layout."""
-    counted = np.zeros((n_panes, profile.layout.size), dtype=np.int64)
-    for name, values in columns.items():
-        feature = profile.features.get(name)
-        if feature is not None:
-            cells = assign_cells(feature.binning, values)
-            counted[:, profile.layout.places[name]] = count_panes(cells, panes, n_panes, feature.binning.size)
-    return counted

@@ -1,29 +1,28 @@
-"""Folding decoded events into counts by pane: predictions and feature logs into cells, labels into performance."""
+"""Folding rows into counts by pane, all models at once: predictions and feature logs by cells, labels by outcome."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from monitors.canary import fold_exposures, fold_outcomes
+from monitors.canary import fold_outcomes
+from monitors.cells import NO_CELL, UNWATCHED
+from monitors.performance import PerformanceSchema
+from monitors.profile import ReferenceProfile
 from monitors.slices import group
 from streamer.catalog import Model
-from streamer.columns import PREDICTION, SCORE, Values, count_features, score_column
-from streamer.events import Origin
-from streamer.increments import Gathering, Slot
+from streamer.columns import PREDICTION, SCORE, Block, Coded, IntArray, TextCells, distinct, score_column
+from streamer.events import Increment, ModelMark, Origin
+from streamer.increments import Binned, Routed, Slots, count, marks, rollout_groups
 from streamer.labels import Contribution
-from streamer.rows import Places, Rows
+from streamer.lanes import number_cells
+from streamer.rows import Rows
+from streamer.streams import Stream, Streams
 
-IntArray = NDArray[np.int64]
 UNVERSIONED = "_"
-# Panes of one read lie close together; farther apart, they are looked up by sorting.
-_CLOSE = 100_000
 
 
 def is_sampled(prediction_id: str, share: float) -> bool:
@@ -34,187 +33,189 @@ def is_sampled(prediction_id: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-class Panes(NamedTuple):
-    """The panes a group of rows falls into: their starts, and each row's index among them."""
-
-    starts: IntArray
-    of_row: IntArray
-
-    @classmethod
-    def of(cls, times_ms: IntArray, pane_ms: int) -> Panes:
-        """Find the panes of these event times."""
-        numbers = times_ms // pane_ms
-        first = int(numbers.min())
-        numbers -= first
-        span = int(numbers.max()) + 1
-        if span > _CLOSE:
-            present, index = np.unique(numbers, return_inverse=True)
-            return cls((present + first) * pane_ms, index.astype(np.int64))
-        (present,) = np.nonzero(np.bincount(numbers))
-        index = np.zeros(span, dtype=np.int64)
-        index[present] = np.arange(len(present))
-        return cls((present + first) * pane_ms, index[numbers])
-
-
-@dataclass(frozen=True)
 class Folder:
-    """Folds groups of events into the gatherings that `gather` hands out."""
+    """Gathers rows of any models, and says at the end of a flush what they add to which pane.
 
-    gather: Callable[[Slot], Gathering]
-    reference: Callable[[str, str], Any]
+    Parameters
+    ----------
+    reference : a model's and a version's reference profile, None where there is none.
+    model : a model by its name, None where it is no longer configured: what labels change in it is then let go.
+    """
+
+    def __init__(
+        self, reference: Callable[[str, str], ReferenceProfile | None], model: Callable[[str], Model | None]
+    ) -> None:
+        self._streams = Streams(reference)
+        self._model = model
+        self._clear()
+
+    def _clear(self) -> None:
+        self._binned: dict[str, list[Binned]] = {"predictions": [], "features": [], "labels": []}
+        self._seen: list[Binned] = []
+        self._contributions: list[Contribution] = []
 
     def predictions(self, rows: Rows) -> None:
         """Count predictions by version and origin."""
-        for version, origin, alike in _streams(rows):
-            self._predictions(version, origin, alike)
+        self.keep(self.bin_predictions(rows))
 
-    def _predictions(self, version: str, origin: Origin, rows: Rows) -> None:
-        model = rows.model
-        columns = self._columns(rows, "predictions")
-        if model.config.task == "multiclass":
-            columns[PREDICTION] = rows.predictions
-        else:
-            columns[SCORE] = score_column(rows.scores, rows.predictions, model.schema.positive)
-        panes, gathered = self._count(version, origin, "predictions", rows, columns)
-        sampled = rows.errors.equal(None)
-        failed = ~sampled
-        share = model.config.labels.share
-        if share < 1.0:
-            sampled &= np.array([is_sampled(id_, share) for id_ in rows.prediction_ids])
-        n_failed = np.bincount(panes.of_row[failed], minlength=len(gathered)).tolist()
-        n_sampled = np.bincount(panes.of_row[sampled], minlength=len(gathered)).tolist()
-        for pane, gathering in enumerate(gathered):
-            gathering.errors += n_failed[pane]
-            gathering.sampled += n_sampled[pane]
-        self._exposures(rows, failed, panes, gathered)
+    def keep(self, binned: Binned) -> None:
+        """Count predictions that have been binned."""
+        self._binned["predictions"].append(binned)
+
+    def bin_predictions(self, rows: Rows) -> Binned:
+        """Find the cells of predictions, and leave it open which of them count: time they move on all of them."""
+        binned = self._bin(rows, "predictions")
+        binned.blocks.append(self._output(rows, binned))
+        binned.sampled = rows.errors.equal(None)
+        binned.failed = ~binned.sampled
+        shares = np.array([model.config.labels.share for model in rows.models])
+        if (shares < 1.0).any():
+            given = zip(rows.prediction_ids, shares[rows.model_of].tolist(), strict=True)
+            binned.sampled = binned.sampled & np.array([is_sampled(*each) for each in given])
+        if rows.rollouts.values != [None]:
+            buckets = np.array([-1 if bucket is None else bucket for bucket in rows.buckets], dtype=np.int64)
+            binned.routed = Routed(rows.rollouts, buckets, np.array(rows.latencies_ms, dtype=np.float64))
+        self._seen.append(binned)
+        return binned
 
     def features(self, rows: Rows) -> None:
         """Count feature logs by version."""
-        for version, origin, alike in _streams(rows):
-            self._count(version, origin, "features", alike, self._columns(alike, "features"))
+        binned = self._bin(rows, "features")
+        self._seen.append(binned)
+        self._binned["features"].append(binned)
 
     def label_positions(self, rows: Rows) -> None:
         """Remember which offsets hold labels of which event time: a training window is read back by them."""
-        self._count(UNVERSIONED, "live", "labels", rows, {})
+        numbers = [self._streams.number(model, UNVERSIONED, "live", "labels") for model in rows.models]
+        stream = np.array(numbers, dtype=np.int64)[rows.model_of]
+        self._binned["labels"].append(self._located(rows, stream, []))
 
-    def contributions(self, model: Model, contributions: Iterable[Contribution]) -> None:
+    def contributions(self, contributions: Iterable[Contribution]) -> None:
         """Add what labels change in the performance of the predictions they belong to; counts are signed."""
-        for (version, origin), rows in _grouped(contributions, _version_and_origin).items():
-            panes = Panes.of(np.array([row.event_time_ms for row in rows], dtype=np.int64), model.config.time.pane)
-            gathered = [self._slot(model, version, origin, "labels", int(start), "") for start in panes.starts]
-            for row, pane in zip(rows, panes.of_row, strict=True):
-                gathered[pane].labelled += row.labelled
-            self._performance(model, rows, panes, gathered)
-            self._outcomes(model, rows, panes, gathered)
+        self._contributions += contributions
 
-    def _performance(self, model: Model, rows: list[Contribution], panes: Panes, gathered: list[Gathering]) -> None:
-        slices, expanded, keys = group([row.slices for row in rows])
-        picked = [rows[row] for row in expanded]
-        vectors = model.schema.fold(
-            labels=[row.label for row in picked],
-            predictions=[row.prediction for row in picked],
-            scores=np.array([row.score for row in picked], dtype=np.float64),
-            signs=np.array([row.sign for row in picked], dtype=np.int64),
-            groups=panes.of_row[expanded] * len(keys) + slices,
-            n_groups=len(gathered) * len(keys),
-        )
-        for position, vector in enumerate(vectors):
-            if vector.any():
-                pane, key = divmod(position, len(keys))
-                gathered[pane].add_performance(keys[key], vector)
+    def marks(self) -> list[ModelMark]:
+        """Return how far each model's event time has come in each partition."""
+        return marks(self._streams.known, self._seen)
 
-    def _outcomes(self, model: Model, rows: list[Contribution], panes: Panes, gathered: list[Gathering]) -> None:
-        routed = [position for position, row in enumerate(rows) if row.rollout_id is not None and row.bucket >= 0]
-        for (rollout_id, pane), chosen in _by_index(routed, lambda at: (rows[at].rollout_id, int(panes.of_row[at]))):
-            picked = [rows[at] for at in chosen]
-            outcomes = model.schema.outcomes(
-                [row.label for row in picked],
-                [row.prediction for row in picked],
-                np.array([row.score for row in picked], dtype=np.float64),
-            )
-            buckets = np.array([row.bucket for row in picked], dtype=np.int64)
-            signs = np.array([row.sign for row in picked], dtype=np.int64)
-            gathered[pane].add_rows("outcomes", rollout_id, fold_outcomes(buckets, outcomes, signs))
+    def increments(self) -> list[Increment]:
+        """Return what was gathered, and begin anew."""
+        slots = Slots(self._streams.known)
+        for pieces in self._binned.values():
+            count(slots, pieces)
+        self._count_contributions(slots)
+        self._clear()
+        self._streams.trim()
+        return list(slots.made.values())
 
-    def _exposures(self, rows: Rows, failed: NDArray[np.bool_], panes: Panes, gathered: list[Gathering]) -> None:
-        rollouts = rows.rollouts
-        if rollouts.values == [None]:
-            return
-        given, latencies_ms = rows.buckets, rows.latencies_ms
-        routed = [at for at in np.flatnonzero(~rollouts.equal(None)).tolist() if given[at] is not None]
-        for (rollout, pane), chosen in _by_index(routed, lambda at: (rollouts.codes[at], int(panes.of_row[at]))):
-            buckets = np.array([given[at] for at in chosen], dtype=np.int64)
-            latencies = np.array([latencies_ms[at] for at in chosen], dtype=np.float64)
-            folded = fold_exposures(buckets, failed[chosen], latencies)
-            gathered[pane].add_rows("exposures", rollouts.values[rollout], folded)
+    def stream(self, number: int) -> Stream:
+        """Return what a number in a `Binned` stands for, until the flush is over."""
+        return self._streams.known[number]
+
+    def _bin(self, rows: Rows, source: str) -> Binned:
+        stream = self._streams.of(rows, source)
+        found = distinct(stream)
+        watched = [self._streams.known[number].watched for number in found.values.tolist()]
+        blocks = list(rows.blocks(self._streams.table, watched, found.codes))
+        return self._located(rows, stream, blocks)
+
+    def _located(self, rows: Rows, stream: IntArray, blocks: list[Block]) -> Binned:
+        nowhere = np.zeros(len(rows), dtype=np.bool_)
+        panes = self._panes(stream, rows.times_ms)
+        return Binned(stream, panes, rows.times_ms, rows.places, blocks, failed=nowhere, sampled=nowhere)
+
+    def _panes(self, stream: IntArray, times_ms: IntArray) -> IntArray:
+        """Return the number of each row's pane, counted from the epoch in its stream's own panes."""
+        found = distinct(stream)
+        lengths = np.array([self._streams.known[number].pane_ms for number in found.values.tolist()])
+        panes: IntArray = times_ms // (int(lengths[0]) if len(lengths) == 1 else lengths[found.codes])
+        return panes
+
+    def _output(self, rows: Rows, binned: Binned) -> Block:
+        """Find the cells of what the models said."""
+        found = distinct(binned.stream)
+        streams = [self._streams.known[number] for number in found.values.tolist()]
+        is_multiclass = [stream.model.config.task == "multiclass" for stream in streams]
+        classes = np.array(is_multiclass, dtype=np.bool_)[found.codes]
+        cells = np.full(len(rows), NO_CELL, dtype=np.int32)
+        for name, of in ((PREDICTION, classes), (SCORE, ~classes)):
+            if not of.any():
+                continue
+            values = rows.predictions if name == PREDICTION else self._scores(rows)
+            ids = np.array([stream.watched.numbers.get(name, UNWATCHED) for stream in streams])[found.codes]
+            numeric = of & (ids != UNWATCHED)
+            if numeric.all():
+                return Block(number_cells(self._streams.table, values, ids), 1)
+            (here,) = np.nonzero(numeric)
+            cells[here] = number_cells(self._streams.table, [values[row] for row in here.tolist()], ids[here])
+            texts = [stream.watched.texts.get(name) for stream in streams]
+            if any(texts):
+                (here,) = np.nonzero(of & ~numeric)
+                found_texts = zip(here.tolist(), found.codes[here].tolist(), strict=True)
+                cells[here] = [_text_cell(texts[code], values[row]) for row, code in found_texts]
+        return Block(cells, 1)
 
     @staticmethod
-    def _columns(rows: Rows, source: str) -> dict[str, Values]:
-        """Return the features that are watched in this source, as columns."""
-        features = rows.model.config.features.items()
-        return {**rows.features([name for name, feature in features if feature.source == source])}
+    def _scores(rows: Rows) -> Sequence[object]:
+        if set(map(type, rows.scores)) <= {float}:
+            return rows.scores
+        positives = [model.schema.positive for model in rows.models]
+        return score_column(rows.scores, rows.predictions, [positives[at] for at in rows.model_of.tolist()])
 
-    def _count(
-        self, version: str, origin: Origin, source: str, rows: Rows, columns: Mapping[str, Values]
-    ) -> tuple[Panes, list[Gathering]]:
-        """Count columns by pane, with their events and where in the log they stand."""
-        model = rows.model
-        profile = self.reference(model.name, version)
-        panes = Panes.of(rows.times_ms, int(model.config.time.pane))
-        fingerprint = "" if profile is None else profile.fingerprint
-        gathered = [self._slot(model, version, origin, source, int(start), fingerprint) for start in panes.starts]
-        counts = None if profile is None else count_features(profile, columns, panes.of_row, len(gathered))
-        events = np.bincount(panes.of_row, minlength=len(gathered)).tolist()
-        for pane, gathering in enumerate(gathered):
-            gathering.events += events[pane]
-            if counts is not None:
-                gathering.cells.add(counts[pane])
-        for index, place in enumerate(rows.places.sources):
-            for pane, (first, last) in _ranges(rows.places, index, panes).items():
-                gathered[pane].add_offsets(place, first, last)
-        return panes, gathered
-
-    def _slot(
-        self, model: Model, version: str, origin: Origin, source: str, start_ms: int, fingerprint: str
-    ) -> Gathering:
-        pane_ms = int(model.config.time.pane)
-        return self.gather(Slot(model.name, model.epoch, version, origin, source, start_ms, pane_ms, fingerprint))
+    def _count_contributions(self, slots: Slots) -> None:
+        """Count what labels change: models of one task fold into one array of vectors."""
+        models = {name: self._model(name) for name in {row.model for row in self._contributions}}
+        by_schema: dict[PerformanceSchema, list[Contribution]] = {}
+        for row in self._contributions:
+            model = models[row.model]
+            if model is not None:
+                by_schema.setdefault(model.schema, []).append(row)
+        numbers: dict[tuple[str, str, str], int] = {}
+        for schema, rows in by_schema.items():
+            keys = Coded.of([(row.model, row.version, row.origin) for row in rows])
+            for key in keys.values:
+                name, version, origin = key
+                model = cast("Model", models[name])
+                numbers[key] = self._streams.number(model, version, cast("Origin", origin), "labels")
+            stream = np.array([numbers[key] for key in keys.values], dtype=np.int64)[keys.codes]
+            panes = self._panes(stream, np.array([row.event_time_ms for row in rows], dtype=np.int64))
+            slot, increments, _streams = slots.groups(stream, panes)
+            _count_labels(schema, rows, slot, increments)
 
 
-def _streams(rows: Rows) -> Iterable[tuple[str, Origin, Rows]]:
-    """Give the rows of each version and origin."""
-    versions, origins = rows.versions, rows.origins
-    if len(versions.values) == len(origins.values) == 1:
-        yield versions.values[0], origins.values[0], rows
-        return
-    keys = versions.codes * len(origins.values) + origins.codes
-    for key in dict.fromkeys(keys.tolist()):
-        version, origin = divmod(key, len(origins.values))
-        yield versions.values[version], origins.values[origin], rows.take(np.flatnonzero(keys == key))
+def _text_cell(text: TextCells | None, value: object) -> int:
+    return NO_CELL if text is None else text[value]
 
 
-def _ranges(places: Places, source: int, panes: Panes) -> dict[int, tuple[int, int]]:
-    """Return the first and last offset of one partition in each pane it has rows in."""
-    here = slice(None) if len(places.sources) == 1 else places.source == source
-    of_row, offsets = panes.of_row[here], places.offsets[here]
-    # Offsets rise, and of several values for one place the last one stays.
-    first = np.full(len(panes.starts), -1, dtype=np.int64)
-    last = first.copy()
-    last[of_row] = offsets
-    first[of_row[::-1]] = offsets[::-1]
-    return {pane: (int(first[pane]), int(last[pane])) for pane in np.flatnonzero(last >= 0).tolist()}
-
-
-def _version_and_origin(row: Any) -> tuple[str, Origin]:
-    return row.version, row.origin
-
-
-def _grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
-    grouped: dict[Any, list[Any]] = defaultdict(list)
-    for item in items:
-        grouped[key(item)].append(item)
-    return grouped
-
-
-def _by_index(positions: Iterable[int], key: Callable[[int], Any]) -> Iterable[tuple[Any, list[int]]]:
-    return _grouped(positions, key).items()
+def _count_labels(
+    schema: PerformanceSchema, rows: list[Contribution], slot: IntArray, increments: Sequence[Increment]
+) -> None:
+    """Count labelled predictions of one task: the whole and every slice of each slot, and rollouts by bucket."""
+    labelled = np.bincount(slot, weights=[row.labelled for row in rows], minlength=len(increments))
+    for increment, change in zip(increments, labelled.astype(np.int64).tolist(), strict=True):
+        increment.labelled += change
+    labels, predictions = [row.label for row in rows], [row.prediction for row in rows]
+    scores = np.array([row.score for row in rows], dtype=np.float64)
+    signs = np.array([row.sign for row in rows], dtype=np.int64)
+    slices, expanded, keys = group([row.slices for row in rows])
+    found = distinct(slot[expanded] * len(keys) + slices)
+    picked = expanded.tolist()
+    vectors = schema.fold(
+        labels=[labels[row] for row in picked],
+        predictions=[predictions[row] for row in picked],
+        scores=scores[expanded],
+        signs=signs[expanded],
+        groups=found.codes,
+        n_groups=len(found.values),
+    )
+    for key, vector, changed in zip(found.values.tolist(), vectors, np.any(vectors, axis=1), strict=True):
+        if changed:
+            at, name = divmod(key, len(keys))
+            increments[at].performance[keys[name]] = vector.tobytes()
+    rollouts = Coded.of([row.rollout_id for row in rows])
+    if rollouts.values != [None]:
+        buckets = np.array([row.bucket for row in rows], dtype=np.int64)
+        outcomes = schema.outcomes(labels, predictions, scores)
+        for chosen, at, rollout in rollout_groups(slot, rollouts, buckets):
+            folded = fold_outcomes(buckets[chosen], outcomes[chosen], signs[chosen])
+            increments[at].outcomes[rollout] = folded.tobytes()

@@ -1,121 +1,271 @@
-"""What a flush has gathered so far: counts by model, version, origin and pane, ready to be sent as increments."""
+"""What a flush counts, by stream and pane: rows of all models to increments, in a few passes over arrays."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.canary import merge_rows
-from monitors.sketch import encode_pairs
-from streamer.events import Increment, Origin, PaneOffsets
+from monitors.canary import fold_exposures
+from monitors.cells import NO_CELL
+from monitors.sketch import PAIR
+from streamer.columns import Block, Coded, Distinct, IntArray, distinct
+from streamer.events import Increment, ModelMark, PaneOffsets
+from streamer.rows import Places, Source
+from streamer.streams import Stream
+
+# With so many more cells than values, sorting the values is cheaper than going through the cells.
+_SPARSE = 4
 
 
-class Slot(NamedTuple):
-    """What an increment adds to: one pane of one version, as one source sees it."""
+class Routed(NamedTuple):
+    """Of predictions that were routed by a rollout: which one, their bucket (−1: none) and their latency."""
 
-    model: str
-    model_epoch: int
-    version: str
-    origin: Origin
-    source: Any
-    pane_start_ms: int
-    pane_ms: int
-    fingerprint: str
-
-
-@dataclass
-class CellCounts:
-    """Counts over the cells of one reference: a whole vector, and loose (cells, counts) until they are asked for."""
-
-    whole: NDArray[np.int64] | None = None
-    loose: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
-
-    def add(self, counts: NDArray[np.int64]) -> None:
-        """Add a vector over all cells; it is kept, and must not change afterwards."""
-        self.whole = counts if self.whole is None else self.whole + counts
-
-    def add_loose(self, cells: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
-        """Add counts of a few cells, in any order; both are kept."""
-        self.loose.append((cells, counts))
-
-    def merge(self, other: CellCounts) -> None:
-        """Add other counts over the same cells."""
-        if other.whole is not None:
-            self.add(other.whole)
-        self.loose += other.loose
-
-    def pairs(self) -> bytes:
-        """Return the wire form, `monitors.sketch.encode_pairs`."""
-        if not self.loose:
-            return b"" if self.whole is None else encode_pairs(self.whole)
-        cells = np.concatenate([cells for cells, _counts in self.loose])
-        size = max(int(cells.max(initial=-1)) + 1, 0 if self.whole is None else len(self.whole))
-        total = np.zeros(size, dtype=np.int64)
-        if self.whole is not None:
-            total[: len(self.whole)] += self.whole
-        np.add.at(total, cells, np.concatenate([counts for _cells, counts in self.loose]))
-        return encode_pairs(total)
+    rollouts: Coded
+    buckets: IntArray
+    latencies_ms: NDArray[np.float64]
 
 
 @dataclass
-class Gathering:
-    """The counts of one slot since the last flush."""
+class Binned:
+    """Rows of one source, each with its stream and pane, and the cells of its features.
 
-    events: int = 0
-    sampled: int = 0
-    errors: int = 0
-    labelled: int = 0
-    cells: CellCounts = field(default_factory=CellCounts)
-    performance: dict[str, NDArray[Any]] = field(default_factory=dict)
-    exposures: dict[str, NDArray[Any]] = field(default_factory=dict)
-    outcomes: dict[str, NDArray[Any]] = field(default_factory=dict)
-    offsets: dict[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
+    Attributes
+    ----------
+    failed, sampled : which have an error, and which wait for a label; only predictions do.
+    routed : None where no row was.
+    """
 
-    def add_performance(self, slice_key: str, vector: NDArray[Any]) -> None:
-        """Add a slice's performance vector."""
-        held = self.performance.get(slice_key)
-        self.performance[slice_key] = vector if held is None else held + vector
+    stream: IntArray
+    pane: IntArray
+    times_ms: IntArray
+    places: Places
+    blocks: list[Block]
+    failed: NDArray[np.bool_]
+    sampled: NDArray[np.bool_]
+    routed: Routed | None = None
 
-    def add_rows(self, kind: str, rollout_id: str, rows: NDArray[Any]) -> None:
-        """Add a rollout's bucket rows; `kind` is exposures or outcomes."""
-        held: dict[str, NDArray[Any]] = getattr(self, kind)
-        held[rollout_id] = merge_rows(held[rollout_id], rows) if rollout_id in held else rows
+    def __len__(self) -> int:
+        return len(self.stream)
 
-    def add_offsets(self, source: tuple[str, str, int], first: int, last: int) -> None:
-        """Widen the range of offsets that one source partition put into this slot."""
-        low, high = self.offsets.get(source, (first, last))
-        self.offsets[source] = (min(low, first), max(high, last))
-
-    def merge(self, other: Gathering) -> None:
-        """Add what was gathered of the same slot elsewhere."""
-        self.events += other.events
-        self.sampled += other.sampled
-        self.errors += other.errors
-        self.labelled += other.labelled
-        self.cells.merge(other.cells)
-        for slice_key, vector in other.performance.items():
-            self.add_performance(slice_key, vector)
-        for rollout_id, rows in other.exposures.items():
-            self.add_rows("exposures", rollout_id, rows)
-        for rollout_id, rows in other.outcomes.items():
-            self.add_rows("outcomes", rollout_id, rows)
-        for source, (first, last) in other.offsets.items():
-            self.add_offsets(source, first, last)
-
-    def increment(self, slot: Slot) -> Increment:
-        """Return the wire form."""
-        return Increment(
-            **slot._asdict(),
-            events=self.events,
-            sampled=self.sampled,
-            errors=self.errors,
-            labelled=self.labelled,
-            cells=self.cells.pairs(),
-            performance={key: vector.tobytes() for key, vector in self.performance.items()},
-            exposures={rollout: rows.tobytes() for rollout, rows in self.exposures.items()},
-            outcomes={rollout: rows.tobytes() for rollout, rows in self.outcomes.items()},
-            offsets=[PaneOffsets(*source, first, last) for source, (first, last) in self.offsets.items()],
+    def only(self, kept: NDArray[np.bool_]) -> Binned:
+        """Return the rows that are kept."""
+        routed = self.routed
+        if routed is not None:
+            rollouts = Coded(routed.rollouts.values, routed.rollouts.codes[kept])
+            routed = Routed(rollouts, routed.buckets[kept], routed.latencies_ms[kept])
+        return replace(
+            self,
+            stream=self.stream[kept],
+            pane=self.pane[kept],
+            times_ms=self.times_ms[kept],
+            places=self.places.take(np.flatnonzero(kept)),
+            blocks=[
+                Block(cells[np.repeat(kept, widths)], widths if isinstance(widths, int) else widths[kept])
+                for cells, widths in self.blocks
+            ],
+            failed=self.failed[kept],
+            sampled=self.sampled[kept],
+            routed=routed,
         )
+
+
+@dataclass
+class Slots:
+    """The increments of a flush, by stream and pane.
+
+    Attributes
+    ----------
+    streams : what the numbers of streams mean.
+    """
+
+    streams: Sequence[Stream]
+    made: dict[tuple[int, int], Increment] = field(default_factory=dict)
+
+    def groups(self, stream: IntArray, pane: IntArray) -> tuple[IntArray, list[Increment], IntArray]:
+        """Sort rows by their slots.
+
+        Returns
+        -------
+        slot : (rows,) each row's index among the slots that occur.
+        increments : (slots,) what is counted of each.
+        streams : (slots,) the stream of each.
+        """
+        found = distinct_pairs(stream, pane)
+        some_row = np.zeros(len(found.values), dtype=np.int64)
+        some_row[found.codes] = np.arange(len(found.codes))
+        streams = stream[some_row]
+        keys = zip(streams.tolist(), pane[some_row].tolist(), strict=True)
+        return found.codes, [self.at(*key) for key in keys], streams
+
+    def at(self, stream: int, pane: int) -> Increment:
+        """Return the increment of a stream's pane."""
+        made = self.made.get((stream, pane))
+        if made is None:
+            of = self.streams[stream]
+            made = self.made[stream, pane] = Increment(
+                model=of.model.name,
+                model_epoch=of.model.epoch,
+                version=of.version,
+                origin=of.origin,
+                source=of.source,
+                pane_start_ms=pane * of.pane_ms,
+                pane_ms=of.pane_ms,
+                fingerprint="" if of.profile is None else of.profile.fingerprint,
+            )
+        return made
+
+
+def distinct_pairs(first: IntArray, second: IntArray) -> Distinct:
+    """Return the distinct pairs of two columns of whole numbers, the first ≥ 0; the values are keys of no meaning."""
+    if not len(first):
+        return Distinct(first, first)
+    # Panes lie close together within a stream, and may lie far apart between streams of other pane lengths.
+    low = np.full(int(first.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(low, first, second)
+    near = second - low[first]
+    return distinct(first * (int(near.max()) + 1) + near)
+
+
+def count(slots: Slots, pieces: Sequence[Binned]) -> None:
+    """Count the rows of some pieces of one source: how many, their cells, where they stand in the log, their buckets.
+
+    Parameters
+    ----------
+    pieces : in any order; a slot is counted once, with all the pieces it has rows in.
+    """
+    pieces = [piece for piece in pieces if len(piece)]
+    if not pieces:
+        return
+    stream = np.concatenate([piece.stream for piece in pieces])
+    slot, increments, streams = slots.groups(stream, np.concatenate([piece.pane for piece in pieces]))
+    for increment, events in zip(increments, np.bincount(slot).tolist(), strict=True):
+        increment.events = events
+    _count_flags(slot, increments, pieces)
+    slot_of = np.split(slot, np.cumsum([len(piece) for piece in pieces])[:-1])
+    _count_cells(slot_of, increments, [slots.streams[number].cells for number in streams.tolist()], pieces)
+    _note_offsets(slot, increments, [piece.places for piece in pieces])
+    _count_exposures(slot_of, increments, pieces)
+
+
+def _count_flags(slot: IntArray, increments: Sequence[Increment], pieces: Sequence[Binned]) -> None:
+    n_failed, n_sampled = (
+        np.bincount(slot[np.concatenate(flags)], minlength=len(increments)).tolist()
+        for flags in ([piece.failed for piece in pieces], [piece.sampled for piece in pieces])
+    )
+    for increment, errors, waiting in zip(increments, n_failed, n_sampled, strict=True):
+        increment.errors, increment.sampled = errors, waiting
+
+
+def _count_cells(
+    slot_of: Sequence[IntArray], increments: Sequence[Increment], sizes: Sequence[int], pieces: Sequence[Binned]
+) -> None:
+    """Count the cells of every slot in one vector over the cells of all of them."""
+    ends = np.cumsum(np.array(sizes, dtype=np.int64))
+    total = int(ends[-1])
+    starts = ends - np.array(sizes, dtype=np.int64)
+    keys = [_keys(starts[slot], block) for slot, piece in zip(slot_of, pieces, strict=True) for block in piece.blocks]
+    if not keys:
+        return
+    together = np.concatenate(keys)
+    if total <= _SPARSE * len(together):
+        counted = np.bincount(together, minlength=total)
+        cells = np.flatnonzero(counted)
+        counts = counted[cells]
+    else:
+        together.sort()
+        first = np.flatnonzero(np.diff(together, prepend=-1))
+        cells, counts = together[first], np.diff(first, append=len(together))
+    bounds = np.searchsorted(cells, np.append(starts, total))
+    pairs = np.empty(len(cells), dtype=PAIR)
+    pairs["cell"] = cells - np.repeat(starts, np.diff(bounds))
+    # A flush has fewer rows than fill 32 bits.
+    pairs["count"] = counts
+    raw, at = pairs.tobytes(), (bounds * PAIR.itemsize).tolist()
+    for increment, start, end in zip(increments, at, at[1:], strict=False):
+        increment.cells = raw[start:end]
+
+
+def _keys(start_of_row: IntArray, block: Block) -> IntArray:
+    """Return where the cells of a block lie in the vector over all slots' cells."""
+    keys = np.repeat(start_of_row, block.widths)
+    keys += block.cells
+    return keys[watched] if not (watched := block.cells != NO_CELL).all() else keys
+
+
+def _note_offsets(slot: IntArray, increments: Sequence[Increment], places: Sequence[Places]) -> None:
+    """Note of each slot the first and the last offset of every partition it has rows of."""
+    sources, source = joined_sources(places)
+    offsets = np.concatenate([place.offsets for place in places])
+    found = distinct(slot * len(sources) + source)
+    first = np.full(len(found.values), np.iinfo(np.int64).max)
+    last = np.full(len(found.values), -1, dtype=np.int64)
+    np.minimum.at(first, found.codes, offsets)
+    np.maximum.at(last, found.codes, offsets)
+    for key, low, high in zip(found.values.tolist(), first.tolist(), last.tolist(), strict=True):
+        at, place = divmod(key, len(sources))
+        increments[at].offsets.append(_pane_offsets(sources[place], low, high))
+
+
+def _pane_offsets(source: Source, first: int, last: int) -> PaneOffsets:
+    topic, topic_id, partition = source
+    return PaneOffsets(topic, topic_id, partition, first, last)
+
+
+def joined_sources(places: Sequence[Places]) -> tuple[list[Source], IntArray]:
+    """Return the partitions of some places, each once, and every row's index among them."""
+    index = {source: at for at, source in enumerate(dict.fromkeys(s for place in places for s in place.sources))}
+    of_row = [np.array([index[source] for source in place.sources], dtype=np.int64)[place.source] for place in places]
+    return list(index), np.concatenate(of_row)
+
+
+def _count_exposures(slot_of: Sequence[IntArray], increments: Sequence[Increment], pieces: Sequence[Binned]) -> None:
+    """Count the predictions of each rollout by bucket, where there are any."""
+    given = [(slot, piece.routed, piece.failed) for slot, piece in zip(slot_of, pieces, strict=True)]
+    parts = [(slot, routed, failed) for slot, routed, failed in given if routed is not None]
+    if not parts:
+        return
+    slots, routes, faults = zip(*parts, strict=True)
+    slot, failed = np.concatenate(slots), np.concatenate(faults)
+    buckets = np.concatenate([routed.buckets for routed in routes])
+    latencies_ms = np.concatenate([routed.latencies_ms for routed in routes])
+    rollouts = Coded.of([rollout for routed in routes for rollout in routed.rollouts.tolist()])
+    for rows, at, rollout in rollout_groups(slot, rollouts, buckets):
+        folded = fold_exposures(buckets[rows], failed[rows], latencies_ms[rows])
+        increments[at].exposures[rollout] = folded.tobytes()
+
+
+def rollout_groups(slot: IntArray, rollouts: Coded, buckets: IntArray) -> Iterator[tuple[IntArray, int, str]]:
+    """Give the rows of each slot and rollout that have a bucket."""
+    (routed,) = np.nonzero(~rollouts.equal(None) & (buckets >= 0))
+    found = distinct(slot[routed] * len(rollouts.values) + rollouts.codes[routed])
+    for number, key in enumerate(found.values.tolist()):
+        at, rollout = divmod(key, len(rollouts.values))
+        yield routed[found.codes == number], at, rollouts.values[rollout]
+
+
+def marks(streams: Sequence[Stream], pieces: Sequence[Binned]) -> list[ModelMark]:
+    """Return each model's largest live event time in each partition, and the time of its last record there."""
+    pieces = [piece for piece in pieces if len(piece)]
+    if not pieces:
+        return []
+    stream = distinct(np.concatenate([piece.stream for piece in pieces]))
+    known = [streams[number] for number in stream.values.tolist()]
+    (live,) = np.nonzero(np.array([each.origin == "live" for each in known])[stream.codes])
+    models = Coded.of([each.model.name for each in known])
+    sources, source = joined_sources([piece.places for piece in pieces])
+    found = distinct((models.codes[stream.codes] * len(sources) + source)[live])
+    event_ms = np.zeros(len(found.values), dtype=np.int64)
+    np.maximum.at(event_ms, found.codes, np.concatenate([piece.times_ms for piece in pieces])[live])
+    # Of several values for one place the last one stays.
+    record_ms = event_ms.copy()
+    record_ms[found.codes] = np.concatenate([piece.places.record_times_ms for piece in pieces])[live]
+    made = []
+    for key, event, record in zip(found.values.tolist(), event_ms.tolist(), record_ms.tolist(), strict=True):
+        model, at = divmod(key, len(sources))
+        topic, _topic_id, number = sources[at]
+        made.append(ModelMark(models.values[model], topic, number, event, record))
+    return made

@@ -5,38 +5,37 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from streamer import deadletters, telemetry
-from streamer.bulk_decode import BulkDecoder, Fault, predictions_again
-from streamer.catalog import Catalog, Model
+from streamer.bulk_decode import BulkDecoder, Fault
+from streamer.catalog import Catalog
 from streamer.decode import Kind, known_field
-from streamer.events import ModelMark, Partial, SourceProgress
+from streamer.events import Increment, ModelMark, Partial, SourceProgress
 from streamer.fold import Folder
-from streamer.increments import Gathering, Slot
+from streamer.increments import Binned
 from streamer.join_bulk import Given
-from streamer.labelling import context_contributions, given_labels, given_predictions, joinable
+from streamer.labelling import context_contributions, given_labels, given_predictions, joins
 from streamer.labels import JoinStore
-from streamer.layouts import Layout
 from streamer.partitioning import partition_of
-from streamer.rows import EventRows, Located, Rows
+from streamer.rows import EventRows, Places, Rows
 from streamer.settings import Settings
 from streamer.transaction import Batch, Partition, Record, Standing, resume
 
 log = structlog.get_logger(__name__)
 
+# Worked out in Python, and asked for all models of every flush.
+_partition_of = lru_cache(maxsize=100_000)(partition_of)
 RAW: tuple[Kind, ...] = ("predictions", "features", "labels")
-# A model, how its events lie, and what was read of it, read by read.
-Held = tuple[Model, Layout | None, list[Located]]
 # So many messages are dealt with at a time: what is made of them then still lies in the processor's cache.
 _SLICE = 4_000
-# With this many rows of a model at hand, waiting for more would not make them cheaper.
-_MUCH = 256
 
 # Dead letters are kept whole until the flush, and each may be as large as a message can be.
 _MUCH_DEAD = 16_000_000
@@ -51,16 +50,20 @@ class Piece(NamedTuple):
 
     Attributes
     ----------
-    joined : the rows that are joined; None for all.
-    counts : what they count if none is repeated; empty when that is not known yet.
-    values : the messages they came in, where the events are not kept.
+    joined : the rows that are joined.
     """
 
-    rows: Rows
-    joined: list[int] | None
+    binned: Binned
+    joined: NDArray[np.int64]
     given: Given
-    counts: dict[Slot, Gathering]
-    values: Sequence[bytes]
+
+
+class Flush(NamedTuple):
+    """What is published of everything that was read since the last flush, but for how far it was read."""
+
+    increments: list[Increment]
+    marks: list[ModelMark]
+    tallies: dict[str, dict[str, int]]
 
 
 class Ingest:
@@ -86,7 +89,7 @@ class Ingest:
         self._partials = settings.topic("partials")
         self._dead_topic = settings.topic("dead-letters")
         self._decoder = BulkDecoder(catalog)
-        self._folder = Folder(self._gather, catalog.reference)
+        self._folder = Folder(catalog.reference, catalog.model)
         self._flushed_at = time.monotonic()
         self._progress: dict[Partition, int] = {}
         self._read_up_to: dict[Partition, int] = {}
@@ -126,44 +129,41 @@ class Ingest:
             )
 
     def fold(self, batch: Batch) -> None:
-        """Check, join and fold one batch of one raw topic's partition; some of it only with the whole flush."""
+        """Take in one batch of one raw topic's partition; `idle` looks at all of a read at once."""
         self._read_up_to[batch.partition] = batch.read_up_to_ms
-        if not batch.values:
-            return
-        kind = self._kinds[batch.partition.topic]
-        self._rows += len(batch.values)
-        telemetry.EVENTS.labels(kind).inc(len(batch.values))
-        for start in range(0, len(batch.values), _SLICE):
-            self._read(kind, batch, start, min(start + _SLICE, len(batch.values)))
+        if batch.values:
+            self._unread[self._kinds[batch.partition.topic]].append(batch)
+            self._rows += len(batch.values)
 
-    def _read(self, kind: Kind, batch: Batch, start: int, end: int) -> None:
-        """Decode a part of a batch; count what is much now, while it is at hand, and the rest with the flush."""
-        topic, number = batch.partition
-        times_ms, offsets = batch.record_times_ms[start:end], batch.offsets[start:end]
-        groups, faults = self._decoder.decode(
-            kind, batch.values[start:end], times_ms, self._settings.worker.max_future_ms
+    def idle(self) -> None:
+        """Check and bin what the last read brought, of all partitions together, while it is at hand."""
+        for kind in RAW:
+            batches, self._unread[kind] = self._unread[kind], []
+            if batches:
+                telemetry.EVENTS.labels(kind).inc(sum(len(batch.values) for batch in batches))
+                self._read(kind, batches)
+
+    def _read(self, kind: Kind, batches: Sequence[Batch]) -> None:
+        lengths = [len(batch.values) for batch in batches]
+        values = batches[0].values if len(batches) == 1 else list(chain.from_iterable(b.values for b in batches))
+        places = Places(
+            [(topic, self._topic_ids[topic], number) for topic, number in (batch.partition for batch in batches)],
+            np.repeat(np.arange(len(batches)), lengths),
+            np.array(list(chain.from_iterable(batch.offsets for batch in batches)), dtype=np.int64),
+            np.array(list(chain.from_iterable(batch.record_times_ms for batch in batches)), dtype=np.int64),
         )
-        for model, layout, rows, events in groups:
-            whole = len(rows) == end - start
-            located = Located(
-                (topic, self._topic_ids[topic], number),
-                events,
-                offsets if whole else [offsets[row] for row in rows],
-                times_ms if whole else [times_ms[row] for row in rows],
-            )
-            held = self._held[kind]
-            if len(events) >= _MUCH:
-                # What came before it must also be joined before it.
-                self._take_held(kind, held.pop(model.name, []))
-                values = batch.values[start:end] if whole else [batch.values[start + row] for row in rows]
-                self._take(kind, EventRows.of(model, layout, [located]), values)
-            else:
-                groups_of = held.setdefault(model.name, [])
-                if not groups_of or groups_of[-1][0] is not model or groups_of[-1][1] is not layout:
-                    groups_of.append((model, layout, []))
-                groups_of[-1][2].append(located)
-        for row, fault in faults.items():
-            self._bury(batch, start + row, fault)
+        firsts = np.cumsum([0, *lengths])
+        for start in range(0, len(values), _SLICE):
+            end = min(start + _SLICE, len(values))
+            here = places.take(np.arange(start, end))
+            limit_ms = self._settings.worker.max_future_ms
+            decoded, faults = self._decoder.decode(kind, values[start:end], here.record_times_ms, limit_ms)
+            if decoded.events:
+                found = here if decoded.rows is None else here.take(decoded.rows)
+                self._take(kind, EventRows(decoded.models, decoded.model_of, decoded.layouts, decoded.events, found))
+            for row, fault in faults.items():
+                batch = int(places.source[start + row])
+                self._bury(batches[batch], start + row - int(firsts[batch]), fault)
 
     def due(self) -> bool:
         """Flush every `flush_ms`, at `flush_rows`, or when the dead letters are large."""
@@ -173,20 +173,20 @@ class Ingest:
         return full or waited_ms >= worker.flush_ms
 
     def prepare(self) -> None:
-        """Count what was gathered, and make its joins durable: what the store forgot could not be joined again."""
+        """Join and count what was read, and make its joins durable: what the store forgot could not be joined again."""
         self._count()
         self._store.barrier()
 
     def results(self, positions: dict[Partition, int]) -> Iterable[Record]:
         """One message (or what it takes) for every evaluate partition, increments or not, and the dead letters."""
-        self._count()
+        increments, marks, tallies = self._count()
         partitions = self._settings.internal_partitions
-        by_partition: dict[int, list[tuple[Slot, Gathering]]] = defaultdict(list)
-        for slot, gathering in self._slots.items():
-            by_partition[partition_of(slot.model, partitions)].append((slot, gathering))
-        marks: dict[int, list[ModelMark]] = defaultdict(list)
-        for (model, _topic, _index), mark in self._marks.items():
-            marks[partition_of(model, partitions)].append(mark)
+        increments_of: dict[int, list[Increment]] = defaultdict(list)
+        for increment in increments:
+            increments_of[_partition_of(increment.model, partitions)].append(increment)
+        marks_of: dict[int, list[ModelMark]] = defaultdict(list)
+        for mark in marks:
+            marks_of[_partition_of(mark.model, partitions)].append(mark)
         progress = [
             SourceProgress(
                 p.topic, self._topic_ids[p.topic], p.number, self._progress[p], end, self._read_up_to.get(p, 0)
@@ -198,9 +198,9 @@ class Ingest:
                 ingest=self._replica,
                 progress=progress,
                 partition_counts=self._counts,
-                increments=[gathering.increment(slot) for slot, gathering in by_partition[partition]],
-                marks=marks[partition],
-                tallies={m: t for m, t in self._tallies.items() if partition_of(m, partitions) == partition},
+                increments=increments_of[partition],
+                marks=marks_of[partition],
+                tallies={m: t for m, t in tallies.items() if _partition_of(m, partitions) == partition},
             )
             for value in _messages(partial):
                 yield Record(self._partials, value, partition=partition)
@@ -213,94 +213,66 @@ class Ingest:
         self._store.begin()
         self._flushed_at = time.monotonic()
 
-    def idle(self) -> None:
-        """Ingest has nothing to do between reads."""
-
     def _clear(self) -> None:
-        self._held: dict[str, dict[str, list[Held]]] = {kind: {} for kind in RAW}
+        self._unread: dict[Kind, list[Batch]] = {kind: [] for kind in RAW}
         self._pieces: list[Piece] = []
         self._given: list[Given] = []
-        self._slots: dict[Slot, Gathering] = {}
-        self._marks: dict[tuple[str, str, int], ModelMark] = {}
-        self._tallies: dict[str, dict[str, int]] = {}
+        self._flush: Flush | None = None
         self._dead: list[Record] = []
         self._dead_bytes = 0
         self._rows = 0
 
-    def _gather(self, slot: Slot) -> Gathering:
-        found = self._slots.get(slot)
-        if found is None:
-            found = self._slots[slot] = Gathering()
-        return found
-
-    def _count(self) -> None:
-        """Join and count what was gathered since the last flush: the more is joined at once, the cheaper.
+    def _count(self) -> Flush:
+        """Join and count what was gathered since the last flush, once: the more is joined at once, the cheaper.
 
         Predictions come before the labels that may be theirs; of one partition, all stay in log order.
         """
-        for kind in RAW:
-            held, self._held[kind] = self._held[kind], {}
-            for groups in held.values():
-                self._take_held(kind, groups)
-        pieces, self._pieces = self._pieces, []
-        given, self._given = self._given, []
-        results = self._store.join_many([piece.given for piece in pieces])
-        for piece, result in zip(pieces, results, strict=True):
-            self._contribute(result.contributions)
-            self._count_fresh(piece, result.counted)
-        for result in self._store.join_many(given):
-            self._contribute(result.contributions)
+        if self._flush is not None:
+            return self._flush
+        self.idle()
+        tallies: dict[str, dict[str, int]] = {}
+        results = self._store.join_many([piece.given for piece in self._pieces])
+        for piece, result in zip(self._pieces, results, strict=True):
+            self._folder.contributions(result.contributions)
+            self._folder.keep(self._fresh(piece, result.counted, tallies))
+        for result in self._store.join_many(self._given):
+            self._folder.contributions(result.contributions)
             telemetry.PARKED_LABELS.inc(result.parked)
+        marks = self._folder.marks()
+        self._flush = Flush(self._folder.increments(), marks, tallies)
+        return self._flush
 
-    def _take_held(self, kind: Kind, groups: Iterable[Held]) -> None:
-        for group in groups:
-            self._take(kind, EventRows.of(*group))
-
-    def _take(self, kind: Kind, rows: Rows, values: Sequence[bytes] | None = None) -> None:
-        """Count rows that need no join, and make the others ready for it; `values` are the messages they came in."""
+    def _take(self, kind: Kind, rows: Rows) -> None:
+        """Bin rows, and make those ready that the join is for."""
         if kind == "predictions":
-            self._mark(rows)
-            self._take_predictions(rows, values)
+            binned = self._folder.bin_predictions(rows)
+            (joined,) = np.nonzero(binned.sampled & joins(rows))
+            if not len(joined):
+                self._folder.keep(binned)
+                return
+            chosen = rows if len(joined) == len(rows) else rows.take(joined)
+            self._pieces.append(Piece(binned, joined, given_predictions(chosen, buckets=self._store.buckets)))
         elif kind == "features":
-            self._mark(rows)
             self._folder.features(rows)
         else:
             self._folder.label_positions(rows)
-            if rows.model.config.labels.mode == "context":
-                self._folder.contributions(rows.model, context_contributions(rows))
-            else:
+            ours = joins(rows)
+            if not ours.all():
+                self._folder.contributions(context_contributions(rows.take(np.flatnonzero(~ours))))
+                rows = rows.take(np.flatnonzero(ours))
+            if len(rows):
                 self._given.append(given_labels(rows, buckets=self._store.buckets))
 
-    def _take_predictions(self, rows: Rows, values: Sequence[bytes] | None) -> None:
-        """Count predictions apart from the others until the join has said which of them are repeated."""
-        joined = joinable(rows)
-        if joined is not None and not joined:
-            self._folder.predictions(rows)
-            return
-        given = given_predictions(rows if joined is None else rows.take(joined), buckets=self._store.buckets)
-        if values is None:
-            self._pieces.append(Piece(rows, joined, given, {}, ()))
-            return
-        counts: dict[Slot, Gathering] = defaultdict(Gathering)
-        Folder(counts.__getitem__, self._catalog.reference).predictions(rows)
-        # The events themselves are let go: what they need of memory is what the next ones find at hand.
-        if isinstance(rows, EventRows):
-            rows = replace(rows, events=[])
-        self._pieces.append(Piece(rows, joined, given, counts, values))
-
-    def _count_fresh(self, piece: Piece, counted: Sequence[bool]) -> None:
-        """Count the predictions of a piece, without those that are repeated: they count nothing anywhere."""
-        if piece.counts and all(counted):
-            for slot, gathering in piece.counts.items():
-                self._gather(slot).merge(gathering)
-            return
-        rows = piece.rows
-        if isinstance(rows, EventRows) and piece.values and rows.layout is not None:
-            rows = replace(rows, events=predictions_again(rows.layout, piece.values))
-        joined = range(len(rows)) if piece.joined is None else piece.joined
-        repeated = {row for row, counts in zip(joined, counted, strict=True) if not counts}
-        self._tally(rows.model.name, "repeated", len(repeated))
-        self._folder.predictions(rows.take([row for row in range(len(rows)) if row not in repeated]))
+    def _fresh(self, piece: Piece, counted: Sequence[bool], tallies: dict[str, dict[str, int]]) -> Binned:
+        """Return the predictions of a piece without those that are repeated: they count nothing anywhere."""
+        if all(counted):
+            return piece.binned
+        kept = np.ones(len(piece.binned), dtype=np.bool_)
+        kept[piece.joined] = counted
+        for number in piece.binned.stream[~kept].tolist():
+            tally = tallies.setdefault(self._folder.stream(number).model.name, {"repeated": 0})
+            tally["repeated"] += 1
+        return piece.binned.only(kept)
 
     def _bury(self, batch: Batch, at: int, fault: Fault, row: int | None = None) -> None:
         """Put a message aside, or one `row` of a message of many."""
@@ -320,36 +292,6 @@ class Ingest:
         self._dead.append(Record(self._dead_topic, value, key=key, headers=headers))
         self._dead_bytes += len(value)
         telemetry.DEAD_LETTERS.labels(self._kinds[topic], known_field(field)).inc()
-
-    def _mark(self, rows: Rows) -> None:
-        """Note the model's largest live event time in each partition, and the time of its last record."""
-        live = rows.origins.equal("live")
-        times_ms, places = rows.times_ms, rows.places
-        for index, source in enumerate(places.sources):
-            (here,) = np.nonzero(live & (places.source == index))
-            if not len(here):
-                continue
-            topic, _id, number = source
-            key = (rows.model.name, topic, number)
-            event_ms = int(times_ms[here].max())
-            held = self._marks.get(key)
-            if held is not None:
-                event_ms = max(event_ms, held.event_time_ms)
-            self._marks[key] = ModelMark(*key, event_ms, int(places.record_times_ms[here[-1]]))
-
-    def _contribute(self, contributions: Iterable[Any]) -> None:
-        by_model: dict[str, list[Any]] = defaultdict(list)
-        for contribution in contributions:
-            by_model[contribution.model].append(contribution)
-        for name, rows in by_model.items():
-            model = self._catalog.model(name)
-            if model is not None:
-                self._folder.contributions(model, rows)
-
-    def _tally(self, model: str, what: str, count: int) -> None:
-        if count:
-            counts = self._tallies.setdefault(model, {})
-            counts[what] = counts.get(what, 0) + count
 
 
 def _messages(partial: Partial) -> Iterator[bytes]:

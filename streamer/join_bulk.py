@@ -6,20 +6,14 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import repeat
 from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.join_records import (
-    FIELD_BYTES,
-    Stored,
-    StoredPrediction,
-    encode_entry,
-    frame_head,
-    keyed,
-)
+from streamer.join_records import EXPIRY_GRAIN_MS, FIELD_BYTES, frame_head
 
 IntArray = NDArray[np.int64]
 # Fields one script call may touch: Lua passes at most some 8,000 values to one command.
@@ -34,18 +28,43 @@ class Call(NamedTuple):
     blob: bytes
 
 
-@dataclass(frozen=True)
-class Given:
-    """Predictions, or labels, of one model: what the join keeps of each, in log order a partition, as bytes alone.
+class Entries(NamedTuple):
+    """Entries of the join, column by column.
 
     Attributes
     ----------
+    bodies : each entry as `join_records.encode_entry` writes it.
+    keys : what records hold entries under; `key_of` is each row's index among them.
+    """
+
+    of_predictions: bool
+    ids: Sequence[str]
+    bodies: Sequence[bytes]
+    keys: Sequence[bytes]
+    key_of: IntArray
+    expires_at_ms: IntArray
+
+
+class Owner(NamedTuple):
+    """The model whose entries they are; its epoch is part of a record's name."""
+
+    model: str
+    model_epoch: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """Predictions, or labels, of any models: what the join keeps of each, in log order a partition, as bytes alone.
+
+    Attributes
+    ----------
+    owners : the models; `owner_of` is each row's index among them.
     calls : what is sent; it holds every field and record.
     starts : (rows,) the first half of each entry's field, in the order of the rows.
     """
 
-    model: str
-    model_epoch: int
+    owners: Sequence[Owner]
+    owner_of: IntArray
     of_predictions: bool
     calls: list[Call]
     starts: NDArray[np.uint64]
@@ -53,21 +72,22 @@ class Given:
     @classmethod
     def of(
         cls,
-        model: str,
-        model_epoch: int,
-        ids: Sequence[str],
-        stored: Sequence[Stored],
-        expires_at_ms: IntArray,
+        owners: Sequence[Owner],
+        owner_of: IntArray,
+        entries: Entries,
         *,
         buckets: int,
-        key: bytes | None = None,
     ) -> Given:
-        """Work out the bytes of some entries; `key` is the key of all of them, where they have the same."""
-        begun = blake2b(f"{model}\0{model_epoch}\0".encode(), digest_size=FIELD_BYTES)
-        fields = list(_digests(begun.copy, ids))
+        """Work out the fields and the records of some entries."""
+        begun = [blake2b(f"{model}\0{epoch}\0".encode(), digest_size=FIELD_BYTES).copy for model, epoch in owners]
+        copies = repeat(begun[0]) if len(begun) == 1 else map(begun.__getitem__, owner_of.tolist())
+        fields = list(_digests(copies, entries.ids))
         starts = np.frombuffer(b"".join(fields), dtype=np.uint64)[::2].copy()
-        sent = calls(fields, _records(stored, expires_at_ms, key), buckets)
-        return cls(model, model_epoch, isinstance(stored[0], StoredPrediction), sent, starts)
+        return cls(owners, owner_of, entries.of_predictions, calls(fields, _records(entries), buckets), starts)
+
+    def owner(self, row: int) -> Owner:
+        """Return whose entry a row is."""
+        return self.owners[int(self.owner_of[row])]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -86,15 +106,16 @@ class Given:
         return found
 
 
-def _records(stored: Sequence[Stored], expires_at_ms: IntArray, key: bytes | None) -> list[bytes]:
-    bodies = list(map(encode_entry, stored))
-    sizes = map(len, bodies)
-    first, last = int(expires_at_ms.min()), int(expires_at_ms.max())
-    if key is not None and frame_head(first, key, 0) == frame_head(last, key, 0):
+def _records(entries: Entries) -> list[bytes]:
+    """Return the record of each entry: when it expires, the sizes of what follows, its key and its body."""
+    grains = -(-entries.expires_at_ms // EXPIRY_GRAIN_MS)
+    sizes = map(len, entries.bodies)
+    if len(entries.keys) == 1 and (grains == grains[0]).all():
         # All that stands before the bodies is one text but for their sizes.
-        return list(map(add, map(_Heads(first, key).__getitem__, sizes), bodies))
-    keys = [keyed(entry)[0] for entry in stored]
-    return list(map(add, map(frame_head, expires_at_ms.tolist(), keys, sizes), bodies))
+        heads = _Heads(int(entries.expires_at_ms[0]), entries.keys[0])
+        return list(map(add, map(heads.__getitem__, sizes), entries.bodies))
+    keys = [entries.keys[code] for code in entries.key_of.tolist()]
+    return list(map(add, map(frame_head, entries.expires_at_ms.tolist(), keys, sizes), entries.bodies))
 
 
 class _Heads(dict[int, bytes]):
@@ -109,8 +130,8 @@ class _Heads(dict[int, bytes]):
         return made
 
 
-def _digests(copy: Any, ids: Iterable[str]) -> Iterable[bytes]:
-    for id_ in ids:
+def _digests(copies: Iterable[Any], ids: Iterable[str]) -> Iterable[bytes]:
+    for copy, id_ in zip(copies, ids, strict=False):
         digest = copy()
         digest.update(id_.encode())
         yield digest.digest()

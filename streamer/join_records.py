@@ -62,8 +62,18 @@ _decode_label = msgspec.msgpack.Decoder(StoredLabel).decode
 def keyed(entry: Stored) -> Keyed:
     """Give an entry its key: a prediction's is its identity, so the first wins; a label's is its place in the log."""
     if isinstance(entry, StoredLabel):
-        return b"l" + entry.position.encode(), entry
-    return f"p{entry.version}\0{entry.origin}".encode(), entry
+        return label_key(entry.position), entry
+    return prediction_key(entry.version, entry.origin), entry
+
+
+def prediction_key(version: str, origin: str) -> bytes:
+    """Return the key of a prediction's entry."""
+    return f"p{version}\0{origin}".encode()
+
+
+def label_key(position: str) -> bytes:
+    """Return the key of a label's entry."""
+    return b"l" + position.encode()
 
 
 def rank(label: StoredLabel) -> tuple[int, int, tuple[str, int, int, int]]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitors.performance import canonical
 from monitors.slices import slice_keys
 from streamer.catalog import Model
-from streamer.columns import Coded, Values
+from streamer.columns import IntArray
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
-from streamer.join_bulk import Given
-from streamer.join_records import Stored, StoredLabel, StoredPrediction, keyed
+from streamer.join_bulk import Entries, Given, Owner
+from streamer.join_records import encode_entry, label_key, prediction_key
 from streamer.labels import Contribution, LabelEntry, PredictionEntry
 from streamer.rows import Located, Rows
 
@@ -106,27 +106,23 @@ def label_entry(model: Model, located: Located, row: int) -> LabelEntry:
     )
 
 
-def joinable(rows: Rows) -> list[int] | None:
-    """Return which predictions are joined with labels: None for all of them."""
-    labels = rows.model.config.labels
-    if labels.mode != "join":
-        return []
-    if labels.share >= 1.0 and rows.errors.values == [None]:
-        return None
-    ids = rows.prediction_ids
-    return [row for row in np.flatnonzero(rows.errors.equal(None)).tolist() if is_sampled(ids[row], labels.share)]
+def joins(rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows are of models whose labels are joined."""
+    found: NDArray[np.bool_] = np.array([model.config.labels.mode == "join" for model in rows.models])[rows.model_of]
+    return found
 
 
 def given_predictions(rows: Rows, *, buckets: int) -> Given:
     """Return what the join keeps of many predictions, all of them joined: `prediction_entry`, row for row."""
     said = rows.scores
-    scores: Iterable[dict[str, float] | None] = repeat(None)
+    scores: Sequence[dict[str, float] | None] = [None] * len(rows)
     if not set(map(type, said)) <= _PLAIN_SCORES:
-        both = [_score(score, rows.model.schema.positive) for score in said]
+        positives = [model.schema.positive for model in rows.models]
+        both = [_score(score, positives[at]) for score, at in zip(said, rows.model_of.tolist(), strict=True)]
         said, scores = [None if math.isnan(number) else number for number, _ in both], [known for _, known in both]
     versions, origins = rows.versions, rows.origins
-    stored: Iterable[StoredPrediction] = map(
-        StoredPrediction,
+    # In the order of `StoredPrediction`; a tuple is written as the struct is, and sooner made.
+    stored = zip(
         rows.places.positions(),
         versions.tolist(),
         origins.tolist(),
@@ -134,78 +130,59 @@ def given_predictions(rows: Rows, *, buckets: int) -> Given:
         _canonical_column(rows.predictions),
         said,
         scores,
-        _slices(rows),
+        rows.slices,
         rows.rollouts.tolist(),
         [-1 if bucket is None else bucket for bucket in rows.buckets],
+        strict=True,
     )
-    entries = list(stored)
-    alike = len(versions.values) == len(origins.values) == 1
-    return _given(rows, entries, buckets, keyed(entries[0])[0] if alike else None)
+    pairs = [(version, origin) for version in versions.values for origin in origins.values]
+    keys = [prediction_key(*pair) for pair in pairs]
+    key_of = versions.codes * len(origins.values) + origins.codes
+    return _given(rows, stored, keys, key_of, of_predictions=True, buckets=buckets)
 
 
 def given_labels(rows: Rows, *, buckets: int) -> Given:
     """Return what the join keeps of many labels: `label_entry`, row for row."""
-    stored = map(
-        StoredLabel,
-        rows.places.positions(),
-        rows.revisions,
-        rows.times_ms.tolist(),
-        _canonical_column(rows.labels),
-        rows.deleted,
-    )
-    return _given(rows, list(stored), buckets)
+    positions = rows.places.positions()
+    # In the order of `StoredLabel`.
+    columns = (rows.revisions, rows.times_ms.tolist(), _canonical_column(rows.labels), rows.deleted)
+    keys = list(map(label_key, positions))
+    stored = zip(positions, *columns, strict=True)
+    return _given(rows, stored, keys, np.arange(len(keys)), of_predictions=False, buckets=buckets)
 
 
-def _given(rows: Rows, stored: Sequence[Stored], buckets: int, key: bytes | None = None) -> Given:
-    expires = rows.places.record_times_ms + int(rows.model.config.labels.horizon)
-    return Given.of(rows.model.name, rows.model.epoch, rows.prediction_ids, stored, expires, buckets=buckets, key=key)
+def _given(
+    rows: Rows, stored: Iterable[Any], keys: list[bytes], key_of: IntArray, *, of_predictions: bool, buckets: int
+) -> Given:
+    horizons = np.array([int(model.config.labels.horizon) for model in rows.models])
+    expires = rows.places.record_times_ms + horizons[rows.model_of]
+    bodies = list(map(encode_entry, stored))
+    owners = [Owner(model.name, model.epoch) for model in rows.models]
+    entries = Entries(of_predictions, rows.prediction_ids, bodies, keys, key_of, expires)
+    return Given.of(owners, rows.model_of, entries, buckets=buckets)
 
 
-def _slices(rows: Rows) -> Iterable[list[str]]:
-    """Return the slices each row is in; rows of the same slices share one list."""
-    names = rows.model.config.slices
-    if not names:
-        return repeat([])
-    columns = rows.features(names)
-    known: dict[tuple[str | None, ...], list[str]] = {}
-    found = []
-    texts = [_canonical_column(_listed(columns[name]), keep_none=True) for name in names]
-    for values in zip(*texts, strict=True):
-        keys = known.get(values)
-        if keys is None:
-            pairs = zip(names, values, strict=True)
-            keys = known[values] = slice_keys({name: value for name, value in pairs if value is not None})
-        found.append(keys)
-    return found
-
-
-def _listed(values: Values) -> Sequence[Any]:
-    """Return a column value by value, None for a missing one."""
-    if isinstance(values, np.ndarray):
-        return [None if math.isnan(value) else value for value in values.tolist()]
-    return values.tolist() if isinstance(values, Coded) else values
-
-
-def _canonical_column(values: Sequence[Any], *, keep_none: bool = False) -> Sequence[Any]:
-    """Return the canonical text of each value, None where `keep_none` says so."""
+def _canonical_column(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the canonical text of each value."""
     kinds = set(map(type, values))
-    if kinds <= {str} or (keep_none and kinds <= {str, type(None)}):
+    if kinds <= {str}:
         return values
     if kinds <= {bool}:
         return ["true" if value else "false" for value in values]
-    return [None if keep_none and value is None else canonical(value) for value in values]
+    return list(map(canonical, values))
 
 
 def context_contributions(rows: Rows) -> list[Contribution]:
     """Return what labels that bring their prediction's content change, without a join."""
-    model, found = rows.model, list[Contribution]()
+    found = list[Contribution]()
     predictions, labels = _canonical_column(rows.predictions), _canonical_column(rows.labels)
     said = zip(rows.versions.tolist(), rows.prediction_times_ms, predictions, rows.scores, strict=True)
-    for prediction, label, deleted, previous in zip(said, labels, rows.deleted, rows.previous, strict=True):
+    columns = (said, labels, rows.deleted, rows.previous, rows.model_of.tolist())
+    for prediction, label, deleted, previous, at in zip(*columns, strict=True):
         if previous is not None:
-            found.append(_context_row(model, prediction, canonical(previous), -1))
+            found.append(_context_row(rows.models[at], prediction, canonical(previous), -1))
         if not deleted:
-            found.append(_context_row(model, prediction, label, 1))
+            found.append(_context_row(rows.models[at], prediction, label, 1))
     return found
 
 

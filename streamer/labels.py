@@ -13,7 +13,7 @@ import numpy as np
 import redis
 from redis.cluster import RedisCluster
 
-from streamer.join_bulk import MAX_FIELDS, Call, Given, calls, is_blank, taken_apart
+from streamer.join_bulk import MAX_FIELDS, Call, Given, Owner, calls, is_blank, taken_apart
 from streamer.join_records import (
     FIELD_BYTES,
     Keyed,
@@ -196,7 +196,7 @@ def _change(
             rows.append(_row(record, prediction, new, 1, 1 if old is None else 0))
 
 
-def _row(record: Record | Given, prediction: StoredPrediction, label: str, sign: int, labelled: int) -> Contribution:
+def _row(record: Record | Owner, prediction: StoredPrediction, label: str, sign: int, labelled: int) -> Contribution:
     score = prediction.score
     if prediction.scores is not None:
         score = prediction.scores.get(label, math.nan)
@@ -435,7 +435,7 @@ def _shared(batch: Sequence[Given]) -> tuple[dict[bytes, _Group], list[list[int]
         entries = given.entries()
         for row in np.flatnonzero(shared).tolist():
             digest, record = entries[row]
-            group = groups.setdefault(digest, _Group(given.model, given.model_epoch, 0, []))
+            group = groups.setdefault(digest, _Group(*given.owner(row), 0, []))
             group.given += unpack(record)
             group.expires_at_ms = max(group.expires_at_ms, expires_at_ms(record))
         alone[part] = np.flatnonzero(~shared).tolist()
@@ -471,11 +471,11 @@ def _add_many(
             # Nothing but the prediction was known: its first label is the effective one.
             label = sole_label(record)
             if not label.deleted:
-                result.contributions.append(_row(given, prediction, label.label, 1, 1))
+                result.contributions.append(_row(given.owner(row), prediction, label.label, 1, 1))
             continue
         entry = unpack(record)
         if before is not None:
-            _add(result, counted, _Group(given.model, given.model_epoch, 0, entry), before)
+            _add(result, counted, _Group(*given.owner(row), 0, entry), before)
         if predictions:
             result.counted.append(entry[0][1].position in counted)
 

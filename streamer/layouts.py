@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import cached_property
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +23,7 @@ _MAX_LEARNED_LENGTH = 200
 
 # What msgspec cannot look for among the keys of an object.
 _has_odd_characters = re.compile(r'["\\\x00-\x1f]').search
-_values_of = msgspec.structs.astuple
+values_of = msgspec.structs.astuple
 
 
 @dataclass
@@ -32,23 +33,29 @@ class Layout:
     Attributes
     ----------
     names : the features that have a field, in the order of the fields.
+    numbers, texts : how many of them are configured as numbers, which come first, and as categories, which follow.
     decodable : whether JSON can be read into these fields at all.
     """
 
     model: Model
     names: tuple[str, ...]
+    numbers: int
+    texts: int
     decodable: bool
     features: type[Any]
     prediction: type[Any]
     feature_log: type[Any]
     index: dict[str, int] = field(default_factory=dict)
 
-    def columns(self, events: Sequence[Any], wanted: Iterable[str]) -> dict[str, list[Any]]:
-        """Return some features of every event, None where one is absent."""
-        width = len(self.names)
-        flat = list(chain.from_iterable(map(_values_of, [event.features for event in events])))
-        absent = [None] * len(events)
-        return {name: flat[self.index[name] :: width] if name in self.index else absent for name in wanted}
+    @cached_property
+    def pack(self) -> Callable[..., bytes]:
+        """What makes an event's numbers bytes; struct.error or OverflowError where one of them is none."""
+        return struct.Struct(f"{self.numbers}d").pack
+
+    @cached_property
+    def sliced(self) -> tuple[int, ...]:
+        """The fields of the features whose values slice the traffic."""
+        return tuple(self.index[name] for name in self.model.config.slices)
 
     def of_prediction(self, event: Prediction) -> Any:
         """Return a prediction that was decoded the slow way in this layout; its features may be of any kind."""
@@ -83,7 +90,9 @@ def is_learnable(feature: str) -> bool:
 def layout_of(model: Model, learned: Iterable[str] = ()) -> Layout:
     """Make the layout of a model whose events also bring features that are not configured."""
     configured = model.config.features
-    names = (*configured, *(name for name in learned if name not in configured))
+    numbers = [name for name, feature in configured.items() if feature.kind == "numeric"]
+    texts = [name for name, feature in configured.items() if feature.kind != "numeric"]
+    names = (*numbers, *texts, *(name for name in learned if name not in configured))
     # Fields have names of their own, since a feature's may be no identifier, or one of msgspec's.
     renamed = {f"f{position}": name for position, name in enumerate(names)}
     decodable = not any(map(_has_odd_characters, names))
@@ -131,4 +140,4 @@ def layout_of(model: Model, learned: Iterable[str] = ()) -> Layout:
         **tagged,
     )
     index = {name: position for position, name in enumerate(names)}
-    return Layout(model, names, decodable, features, prediction, feature_log, index)
+    return Layout(model, names, len(numbers), len(texts), decodable, features, prediction, feature_log, index)

@@ -1,26 +1,26 @@
-"""What is counted and joined: events of one model as columns, whatever they were read from, with their places."""
+"""What is counted and joined: events of any models as columns, whatever they were read from, with their places."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from monitors.cells import CellTable
 from streamer.catalog import Model
-from streamer.columns import Coded, Values
-from streamer.layouts import Layout
+from streamer.columns import Block, Coded, IntArray, Watched, distinct
+from streamer.lanes import SliceKeys, lane_blocks, lane_of
+from streamer.layouts import Layout, values_of
 
-IntArray = NDArray[np.int64]
 Source = tuple[str, str, int]
 
 
 class Located(NamedTuple):
-    """Events of one partition, one a message, each with its offset."""
+    """Events of one partition that were read one by one, each with its offset."""
 
     source: Source
     events: list[Any]
@@ -44,18 +44,6 @@ class Places:
     record_times_ms: IntArray
     row: IntArray | None = None
 
-    @classmethod
-    def of(cls, pieces: Sequence[Located]) -> Places:
-        """Return the places of events that several reads brought, one read after the other."""
-        sources = list(dict.fromkeys(piece.source for piece in pieces))
-        lengths = [len(piece.events) for piece in pieces]
-        return cls(
-            sources,
-            np.repeat(np.array([sources.index(piece.source) for piece in pieces], dtype=np.int64), lengths),
-            np.concatenate([np.array(piece.offsets, dtype=np.int64) for piece in pieces]),
-            np.concatenate([np.array(piece.record_times_ms, dtype=np.int64) for piece in pieces]),
-        )
-
     def take(self, rows: IntArray) -> Places:
         """Return some of the places, in the order given."""
         row = None if self.row is None else self.row[rows]
@@ -74,12 +62,17 @@ class Places:
 
 
 class Rows(ABC):
-    """Events of one model that have passed every check, as columns; each is taken from them once, when asked for.
+    """Events that have passed every check, as columns; each is taken from them once, when asked for.
 
     The first block of columns every event has; predictions have the second, labels the third.
+
+    Attributes
+    ----------
+    models : whose events they are; `model_of` is each row's index among them.
     """
 
-    model: Model
+    models: list[Model]
+    model_of: IntArray
     places: Places
 
     @abstractmethod
@@ -101,8 +94,19 @@ class Rows(ABC):
         """The model's versions; "_" where an event names none."""
 
     @abstractmethod
-    def features(self, wanted: Iterable[str]) -> Mapping[str, Values]:
-        """Return some features of every event, a missing value where one is absent."""
+    def blocks(self, table: CellTable, watched: Sequence[Watched], watched_of: IntArray) -> Iterator[Block]:
+        """Give the cell of every watched feature of every row.
+
+        Parameters
+        ----------
+        table : the binnings of all numeric features.
+        watched : what is watched of some versions; `watched_of` is each row's index among them.
+        """
+
+    @property
+    @abstractmethod
+    def slices(self) -> Sequence[list[str]]:
+        """The slices of the traffic each row is in, `monitors.slices.slice_keys`; lists may be shared."""
 
     @property
     @abstractmethod
@@ -176,19 +180,14 @@ class EventRows(Rows):
 
     Attributes
     ----------
-    layout : how the events' features lie; None for labels, which have none.
+    layouts : how the features of each model's events lie; empty for labels, which have none.
     """
 
-    model: Model
-    layout: Layout | None
+    models: list[Model]
+    model_of: IntArray
+    layouts: list[Layout]
     events: list[Any]
     places: Places
-
-    @classmethod
-    def of(cls, model: Model, layout: Layout | None, pieces: Sequence[Located]) -> EventRows:
-        """Put what several reads brought one after the other."""
-        events = pieces[0].events if len(pieces) == 1 else [event for piece in pieces for event in piece.events]
-        return cls(model, layout, events, Places.of(pieces))
 
     def __len__(self) -> int:
         return len(self.places.offsets)
@@ -197,7 +196,36 @@ class EventRows(Rows):
         """Return some of the rows, in the order given."""
         chosen = np.asarray(rows, dtype=np.int64)
         events = [self.events[row] for row in chosen.tolist()]
-        return EventRows(self.model, self.layout, events, self.places.take(chosen))
+        return EventRows(self.models, self.model_of[chosen], self.layouts, events, self.places.take(chosen))
+
+    @cached_property
+    def _values(self) -> list[tuple[Any, ...]]:
+        return list(map(values_of, [event.features for event in self.events]))
+
+    def blocks(self, table: CellTable, watched: Sequence[Watched], watched_of: IntArray) -> Iterator[Block]:
+        """Give the cell of every watched feature of every row."""
+        found = distinct(self.model_of * len(watched) + watched_of)
+        lanes = [
+            lane_of(self.layouts[model], watched[version])
+            for model, version in (divmod(key, len(watched)) for key in found.values.tolist())
+        ]
+        yield from lane_blocks(table, self._values, lanes, found.codes)
+
+    @cached_property
+    def slices(self) -> Sequence[list[str]]:
+        """The slices of the traffic each row is in."""
+        keys = [SliceKeys(model.config.slices) for model in self.models]
+        fields = [layout.sliced for layout in self.layouts]
+        if len(keys) == 1:
+            chosen = fields[0]
+            if len(chosen) == 1:
+                (place,) = chosen
+                return [keys[0][value[place],] for value in self._values]
+            return [keys[0][tuple([value[place] for place in chosen])] for value in self._values]
+        return [
+            keys[model][tuple([value[place] for place in fields[model]])]
+            for model, value in zip(self.model_of.tolist(), self._values, strict=True)
+        ]
 
     @cached_property
     def times_ms(self) -> IntArray:
@@ -209,14 +237,10 @@ class EventRows(Rows):
         """The model's versions."""
         return Coded.of([event.version or "_" for event in self.events])
 
-    def features(self, wanted: Iterable[str]) -> Mapping[str, Values]:
-        """Return some features of every event, None where one is absent."""
-        return {} if self.layout is None else self.layout.columns(self.events, wanted)
-
     @cached_property
     def origins(self) -> Coded:
         """live, shadow or backfill."""
-        if self.layout is not None and isinstance(next(iter(self.events), None), self.layout.prediction):
+        if any(type(self.events[0]) is layout.prediction for layout in self.layouts):
             return Coded.of([event.origin for event in self.events])
         return Coded.constant("live", len(self.events))
 

@@ -180,18 +180,3 @@ def test_text_in_a_numeric_feature_is_refused_by_name():
 def test_a_number_among_categories_is_refused_by_name():
     with pytest.raises(TypeError, match="city: got 3"):
         fit("city", objects(["a", 3]), kind="categorical")  # type: ignore[list-item]
-
-
-@given(
-    st.lists(numbers | st.floats(0, 1e-3) | st.integers(-20, 20).map(float), min_size=2, max_size=40, unique=True),
-    st.lists(st.floats(width=64), max_size=20),
-)
-def test_the_grid_ranks_as_a_binary_search_does(marks: list[float], values: list[float]) -> None:
-    edges = np.unique(np.array(marks))
-    if len(edges) < 2:
-        return
-    near = [np.nextafter(edges, side) for side in (-np.inf, np.inf)]
-    tried = np.concatenate([np.array(values), edges, *near, [np.inf, -np.inf]])
-    tried = tried[~np.isnan(tried)]
-    found = Binning("x", "numeric", edges=tuple(edges))._ranks(tried)
-    assert found.tolist() == np.searchsorted(edges, tried, side="right").tolist()

@@ -11,15 +11,15 @@ import numpy as np
 
 from monitors.profile import PerformanceBaseline, ReferenceProfile, build_profile
 from streamer import evaluate as evaluate_module
-from streamer.catalog import Catalog, Model
+from streamer.catalog import Catalog
+from streamer.columns import Coded
 from streamer.evaluate import Evaluate
-from streamer.events import Command, ModelMark, Partial, Prediction, SourceProgress, encode
+from streamer.events import Command, Label, ModelMark, Partial, Prediction, SourceProgress, encode
 from streamer.fold import Folder
-from streamer.increments import Gathering, Slot
 from streamer.labels import Contribution
 from streamer.layouts import layout_of
 from streamer.models import ModelConfig, parse_model
-from streamer.rows import EventRows, Located, Rows
+from streamer.rows import EventRows, Places
 from streamer.settings import Settings
 from streamer.transaction import Batch, Partition, Record, Standing
 
@@ -110,11 +110,23 @@ def contribution(event: Prediction, label: bool) -> Contribution:
     )
 
 
-def rows_of(model: Model, events: Sequence[Any], topic: str, offsets: Iterable[int], *, record_ms: int = 0) -> Rows:
-    """Put events that were made by hand into their model's layout, as ingest does with those it reads."""
-    layout = layout_of(model)
-    put = [layout.of_prediction(e) if isinstance(e, Prediction) else layout.of_feature_log(e) for e in events]
-    return EventRows.of(model, layout, [Located((topic, "id", 0), put, list(offsets), [record_ms] * len(put))])
+def rows_of(
+    catalog: Catalog, events: Sequence[Any], topic: str, offsets: Sequence[int], *, record_ms: int = 0
+) -> EventRows:
+    """Put events that were made by hand into their models' layouts, as ingest does with those it reads."""
+    names = Coded.of([event.model for event in events])
+    models = [model for name in names.values if (model := catalog.model(name)) is not None]
+    if isinstance(events[0], Label):
+        layouts, put = [], list(events)
+    else:
+        layouts = [layout_of(model) for model in models]
+        put = [
+            layouts[code].of_prediction(event) if isinstance(event, Prediction) else layouts[code].of_feature_log(event)
+            for code, event in zip(names.codes.tolist(), events, strict=True)
+        ]
+    nowhere = np.zeros(len(events), dtype=np.int64)
+    places = Places([(topic, "id", 0)], nowhere, np.array(offsets, dtype=np.int64), nowhere + record_ms)
+    return EventRows(models, names.codes, layouts, put, places)
 
 
 @dataclass
@@ -130,14 +142,11 @@ class Log:
         """Append one ingest flush of these events and labels, a second after the last record."""
         self.now_ms += 1_000
         events = list(events)
-        slots: dict[Slot, Gathering] = {}
-        folder = Folder(lambda slot: slots.setdefault(slot, Gathering()), self.catalog.reference)
-        model = self.catalog.model("churn")
-        assert model is not None
+        folder = Folder(self.catalog.reference, self.catalog.model)
         if events:
             offsets = range(self.read, self.read + len(events))
-            folder.predictions(rows_of(model, events, "predictions.v1", offsets, record_ms=self.now_ms))
-        folder.contributions(model, labels)
+            folder.predictions(rows_of(self.catalog, events, "predictions.v1", offsets, record_ms=self.now_ms))
+        folder.contributions(labels)
         start, self.read = self.read, self.read + len(events)
         flush = Partial(
             ingest="0",
@@ -146,7 +155,7 @@ class Log:
                 SourceProgress("labels.v1", "id2", 0, 0, 0, self.now_ms),
             ],
             partition_counts={"predictions.v1": 1, "labels.v1": 1},
-            increments=[gathering.increment(slot) for slot, gathering in slots.items()],
+            increments=folder.increments(),
             marks=[ModelMark("churn", "predictions.v1", 0, max(e.ts for e in events), self.now_ms)] if events else [],
         )
         self.records.append((PARTIALS, self.now_ms, msgspec.msgpack.encode(flush)))

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from streamer.bulk_decode import BulkDecoder, decode_each
 from streamer.catalog import Catalog
 from streamer.decode import Kind, explain_invalid
 from streamer.events import Label
-from streamer.layouts import MAX_LEARNED
+from streamer.layouts import MAX_LEARNED, values_of
 from tests.chaos.oracle import judge
 from tests.streamer.logs import T0, config
 
@@ -51,19 +52,20 @@ def number(value: Any) -> Any:
 
 
 def in_bulk(decoder: BulkDecoder, kind: Kind, raws: list[bytes]) -> list[Any]:
-    groups, faults = decoder.decode(kind, raws, [NOW] * len(raws), FUTURE)
+    decoded, faults = decoder.decode(kind, raws, np.full(len(raws), NOW), FUTURE)
     found: list[Any] = [None] * len(raws)
     for row, fault in faults.items():
         found[row] = fault
-    for model, layout, rows, events in groups:
-        names = list(model.config.features)
-        columns = {} if layout is None else layout.columns(events, names)
-        for at, (row, event) in enumerate(zip(rows, events, strict=True)):
-            assert found[row] is None
-            content = {name: getattr(event, name) for name in event.__struct_fields__} | {"model": model.name}
-            if layout is not None:
-                content["features"] = {name: number(columns[name][at]) for name in names}
-            found[row] = (model.name, content)
+    rows = range(len(raws)) if decoded.rows is None else decoded.rows.tolist()
+    for at, (row, event) in enumerate(zip(rows, decoded.events, strict=True)):
+        assert found[row] is None
+        model = decoded.models[decoded.model_of[at]]
+        content = {name: getattr(event, name) for name in event.__struct_fields__} | {"model": model.name}
+        if decoded.layouts:
+            layout = decoded.layouts[decoded.model_of[at]]
+            values = values_of(event.features)
+            content["features"] = {name: number(values[layout.index[name]]) for name in model.config.features}
+        found[row] = (model.name, content)
     assert None not in found
     return found
 
@@ -171,9 +173,8 @@ def test_a_model_that_is_changed_or_taken_away_is_noticed() -> None:
     raw = json.dumps({"prediction_id": "a", "model": "churn", "ts": NOW, "prediction": 1}).encode()
     assert in_bulk(decoder, "predictions", [raw])[0][0] == "churn"
     catalog.put_model("churn", config(features={"weight": {"kind": "numeric"}}).to_json())
-    (((_model, layout, _rows, _events),), _) = decoder.decode("predictions", [raw], [NOW], FUTURE)
-    assert layout is not None
-    assert "weight" in layout.names
+    decoded, _faults = decoder.decode("predictions", [raw], np.array([NOW]), FUTURE)
+    assert "weight" in decoded.layouts[0].names
     catalog.put_model("churn", None)
     assert in_bulk(decoder, "predictions", [raw])[0][1] == "model"
 
@@ -191,6 +192,7 @@ def test_an_event_that_names_no_model_is_nobodys_however_few_models_there_are(
     named = json.dumps(event).encode()
     event.pop("model")
     raw = json.dumps(event if model is None else {"model": model, **event}).encode()
-    groups, faults = BulkDecoder(catalog).decode(kind, [named, raw, named], [NOW] * 3, FUTURE)
-    assert [rows for _model, _layout, rows, _events in groups] == [[0, 2]]
+    decoded, faults = BulkDecoder(catalog).decode(kind, [named, raw, named], np.full(3, NOW), FUTURE)
+    assert decoded.rows is not None
+    assert decoded.rows.tolist() == [0, 2]
     assert faults == {1: explain_invalid(raw, kind)}

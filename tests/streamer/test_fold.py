@@ -1,43 +1,46 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitors.binning import Binning
-from monitors.sketch import HistogramSketch, encode_pairs
+from monitors.cells import NO_CELL, CellTable
+from monitors.profile import build_profile
+from monitors.sketch import HistogramSketch
 from streamer.catalog import Catalog
-from streamer.columns import Coded, assign_cells, count_panes
-from streamer.events import FeatureLog, Prediction
+from streamer.column_blocks import column_blocks
+from streamer.columns import Coded, TextCells, Watched
+from streamer.events import FeatureLog, Increment, Prediction
 from streamer.fold import Folder, is_sampled
-from streamer.increments import CellCounts, Gathering, Slot
-from streamer.models import ModelConfig
+from streamer.lanes import number_cells
+from streamer.models import ModelConfig, parse_model
 from streamer.pane_store import Pane, decode_pane, encode_pane, offset_ranges
+from streamer.tally import Place, Tally
 from tests.streamer.logs import PANE, T0, catalog_of, config, contribution, predictions, rows_of
 
 SOURCE = ("predictions.v1", "id", 0)
 
 
-def folded(catalog: Catalog, events: list[Prediction], *, pieces: int = 1) -> dict[Slot, Gathering]:
-    slots: dict[Slot, Gathering] = {}
-    folder = Folder(lambda slot: slots.setdefault(slot, Gathering()), catalog.reference)
-    model = catalog.model("churn")
-    assert model is not None
+def folded(catalog: Catalog, events: list[Prediction], *, pieces: int = 1) -> list[Increment]:
+    folder = Folder(catalog.reference, catalog.model)
     for piece in np.array_split(np.arange(len(events)), pieces):
         if len(piece):
-            folder.predictions(rows_of(model, [events[i] for i in piece], SOURCE[0], piece.tolist()))
-    return slots
+            folder.predictions(rows_of(catalog, [events[i] for i in piece], SOURCE[0], piece.tolist()))
+    return folder.increments()
 
 
-def pane_of(slots: dict[Slot, Gathering], start_ms: int, late: bool = False) -> Pane:
+def pane_of(increments: list[Increment], start_ms: int, late: bool = False) -> Pane:
     pane = Pane()
-    for slot, gathering in slots.items():
-        if slot.pane_start_ms == start_ms:
-            pane.add(gathering.increment(slot), late=late, dtype="<i8")
+    for increment in increments:
+        if increment.pane_start_ms == start_ms:
+            pane.add(increment, late=late, dtype="<i8")
     return pane
 
 
@@ -47,7 +50,7 @@ def test_counts_are_those_of_a_loop_over_the_events() -> None:
     profile = catalog.reference("churn", "1")
     assert profile is not None
     slots = folded(catalog, events)
-    assert sorted(slot.pane_start_ms for slot in slots) == [T0, T0 + PANE]
+    assert sorted(increment.pane_start_ms for increment in slots) == [T0, T0 + PANE]
     plan = profile.features["plan"].binning
     cells = Counter(int(plan.assign(np.array([e.features["plan"]], dtype=object))[0]) for e in events[:50])
     counts = pane_of(slots, T0).counts(profile, late=False)[profile.layout.places["plan"]]
@@ -88,10 +91,10 @@ def test_a_large_pane_is_stored_in_parts_small_enough_for_a_record(monkeypatch: 
 
 def test_a_version_without_a_reference_is_counted_and_not_binned() -> None:
     slots = folded(catalog_of(config(), "1"), predictions(0, 20, version="7"))
-    ((slot, gathering),) = slots.items()
-    assert slot.fingerprint == ""
-    assert gathering.events == 20
-    assert gathering.cells.pairs() == b""
+    (increment,) = slots
+    assert increment.fingerprint == ""
+    assert increment.events == 20
+    assert increment.cells == b""
 
 
 def test_values_of_another_kind_are_counted_not_refused() -> None:
@@ -115,49 +118,40 @@ def test_failed_predictions_are_errors_and_wait_for_no_label() -> None:
     events = predictions(0, 10)
     for event in events[:3]:
         event.error, event.prediction = "time-out", None
-    ((_slot, gathering),) = folded(catalog_of(config()), events).items()
-    assert (gathering.events, gathering.errors, gathering.sampled) == (10, 3, 7)
+    (increment,) = folded(catalog_of(config()), events)
+    assert (increment.events, increment.errors, increment.sampled) == (10, 3, 7)
 
 
 def test_feature_logs_fill_the_features_they_are_the_source_of() -> None:
     model: ModelConfig = config(features={"age": {"kind": "numeric", "source": "features"}})
     catalog = catalog_of(model)
-    slots: dict[Slot, Gathering] = {}
-    folder = Folder(lambda slot: slots.setdefault(slot, Gathering()), catalog.reference)
-    known = catalog.model("churn")
-    assert known is not None
+    folder = Folder(catalog.reference, catalog.model)
     logs = [FeatureLog(model="churn", ts=T0, features={"age": 30.0}, version="1") for _ in range(5)]
-    folder.features(rows_of(known, logs, "features.v1", range(5)))
-    folder.predictions(rows_of(known, predictions(0, 5), SOURCE[0], range(5)))
+    folder.features(rows_of(catalog, logs, "features.v1", range(5)))
+    folder.predictions(rows_of(catalog, predictions(0, 5), SOURCE[0], range(5)))
     profile = catalog.reference("churn", "1")
     assert profile is not None
     filled = {}
-    for slot, gathering in slots.items():
-        sketch = HistogramSketch.empty(slot.fingerprint)
-        sketch.add_pairs(gathering.cells.pairs())
+    for increment in folder.increments():
+        sketch = HistogramSketch.empty(increment.fingerprint)
+        sketch.add_pairs(increment.cells)
         counts = sketch.whole(profile.layout.size)
-        filled[slot.source] = {name for name, place in profile.layout.places.items() if counts[place].sum() == 5}
+        filled[increment.source] = {name for name, place in profile.layout.places.items() if counts[place].sum() == 5}
     assert filled == {"features": {"age"}, "predictions": {"plan", "@score"}}
 
 
 def test_a_correction_takes_back_what_the_first_label_gave() -> None:
     catalog = catalog_of(config())
-    known = catalog.model("churn")
-    assert known is not None
-    slots: dict[Slot, Gathering] = {}
-    folder = Folder(lambda slot: slots.setdefault(slot, Gathering()), catalog.reference)
+    folder = Folder(catalog.reference, catalog.model)
     (event,) = predictions(0, 1)
     first = contribution(event, True)
-    folder.contributions(known, [first])
-    folder.contributions(known, [first._replace(sign=-1, labelled=0), contribution(event, False)._replace(labelled=0)])
-    ((_slot, gathering),) = slots.items()
-    alone: dict[Slot, Gathering] = {}
-    Folder(lambda slot: alone.setdefault(slot, Gathering()), catalog.reference).contributions(
-        known, [contribution(event, False)]
-    )
-    ((_slot, corrected),) = alone.items()
-    assert np.array_equal(gathering.performance[""], corrected.performance[""])
-    assert gathering.labelled == corrected.labelled == 1
+    folder.contributions([first])
+    folder.contributions([first._replace(sign=-1, labelled=0), contribution(event, False)._replace(labelled=0)])
+    (increment,) = folder.increments()
+    folder.contributions([contribution(event, False)])
+    (corrected,) = folder.increments()
+    assert increment.performance[""] == corrected.performance[""]
+    assert increment.labelled == corrected.labelled == 1
 
 
 def test_the_sample_is_the_same_everywhere_and_about_its_share() -> None:
@@ -177,51 +171,152 @@ def test_offsets_of_several_panes_make_one_range_a_partition() -> None:
     ]
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=60))
-def test_counting_panes_in_one_pass_is_counting_each(pairs: list[tuple[int, int]]) -> None:
-    cells = np.array([cell for cell, _pane in pairs], dtype=np.int32)
-    panes = np.array([pane for _cell, pane in pairs], dtype=np.int64)
-    counted = count_panes(cells, panes, 3, 5)
-    for pane in range(3):
-        assert counted[pane].tolist() == np.bincount(cells[panes == pane], minlength=5).tolist()
+FEATURES: dict[str, dict[str, Any]] = {
+    "churn": {"age": {"kind": "numeric"}, "plan": {"kind": "categorical"}},
+    # A name that is another kind of feature elsewhere, and one whose reference was built as another kind.
+    "fares": {"plan": {"kind": "numeric"}, "km": {"kind": "numeric"}, "age": {"kind": "categorical"}},
+    "tier": {"plan": {"kind": "categorical"}, "odd": {"kind": "numeric"}, "late": {"kind": "numeric"}},
+    "blind": {"age": {"kind": "numeric"}},
+}
+TASKS = {"churn": "binary", "fares": "regression", "tier": "multiclass", "blind": "binary"}
+SLICES = {"churn": ["plan"], "fares": ["km", "age"]}
 
 
-def test_a_number_for_a_category_is_its_canonical_text() -> None:
-    binning = Binning(feature="x", kind="categorical", categories=("1", "true"))
-    assert assign_cells(binning, [1.0, True, None, "z"]).tolist() == [0, 1, binning.missing, binning.unseen]
+def many_models() -> Catalog:
+    catalog = Catalog()
+    rng = np.random.default_rng(3)
+    texts = np.array(["a", "b", "1", "true"], dtype=object)[rng.integers(0, 4, 500)]
+    for number, (name, features) in enumerate(FEATURES.items()):
+        document = {"name": name, "task": TASKS[name], "positive": True, "features": features}
+        document |= {"slices": SLICES.get(name, []), "time": {"pane": f"{1 + number}m"}}
+        document |= {"labels": {"share": 0.5 if name == "tier" else 1.0}}
+        model = parse_model(document, "test")
+        catalog.put_model(name, model.to_json())
+        if name == "blind":
+            continue
+        kinds = {feature: kinds["kind"] for feature, kinds in features.items() if feature != "late"}
+        kinds |= {"odd": "categorical"} if name == "tier" else {}
+        kinds["@prediction" if name == "tier" else "@score"] = "categorical" if name == "tier" else "numeric"
+        columns = {
+            feature: texts if kind == "categorical" else rng.lognormal(3, 2, 500).round(1)
+            for feature, kind in kinds.items()
+        }
+        for version in "12":
+            profile = build_profile(
+                model=name, version=version, columns=columns, kinds=kinds, panes=None, baseline=None, created_ms=T0
+            )
+            for part, value in profile.to_parts().items():
+                catalog.put_reference(f"{name}/{version}/{part}", value)
+    return catalog
 
 
-numeric = Binning(feature="x", kind="numeric", edges=(0.0, 1.0, 5.0))
-categorical = Binning(feature="x", kind="categorical", categories=("1", "a", "true"))
+MANY = many_models()
+scalars: st.SearchStrategy[Any] = st.none() | st.booleans() | st.sampled_from(["a", "1", "zzz", 10**400, 1, 2.5])
+numbers = st.floats(-10, 1_000) | st.floats(allow_nan=False) | scalars
 
 
-@given(st.lists(st.none() | st.floats(allow_nan=False)), st.sampled_from([numeric, categorical]))
-def test_an_array_of_numbers_counts_as_its_numbers_do(values: list[float | None], binning: Binning) -> None:
-    array = np.array(values, dtype=np.float64)
-    assert assign_cells(binning, array).tolist() == assign_cells(binning, values).tolist()
+@st.composite
+def any_prediction(draw: st.DrawFn) -> Prediction:
+    name = draw(st.sampled_from(sorted(FEATURES)))
+    failed = draw(st.integers(0, 9)) == 0
+    score = draw(st.none() | st.floats(0, 1) | st.dictionaries(st.sampled_from(["a", "true"]), st.floats(0, 1)))
+    routed = draw(st.booleans())
+    return Prediction(
+        prediction_id=draw(st.text("abc", min_size=1, max_size=3)),
+        model=name,
+        version=draw(st.sampled_from("1123")),
+        origin=draw(st.sampled_from(["live", "live", "shadow"])),
+        ts=T0 + draw(st.integers(0, 10)) * PANE // 2,
+        features=draw(st.dictionaries(st.sampled_from([*FEATURES[name], "unknown"]), numbers)),
+        prediction=None if failed else draw(st.floats(0, 100) if name == "fares" else st.sampled_from(["a", True, 1])),
+        error="e" if failed else None,
+        score=score,
+        rollout_id="r" if routed else None,
+        bucket=draw(st.none() | st.integers(0, 9)) if routed else None,
+        latency_ms=draw(st.none() | st.floats(0, 9)) if routed else None,
+    )
 
 
-@given(st.lists(st.sampled_from([None, "a", "1", "z"])), st.sampled_from([numeric, categorical]))
-def test_texts_by_their_codes_count_as_the_texts_do(values: list[str | None], binning: Binning) -> None:
-    assert assign_cells(binning, Coded.of(values)).tolist() == assign_cells(binning, values).tolist()
+def by_slot(increments: list[Increment]) -> dict[Any, dict[str, Any]]:
+    found = {}
+    for increment in increments:
+        fields = msgspec.structs.asdict(increment)
+        fields["offsets"] = sorted(map(msgspec.structs.astuple, increment.offsets))
+        slot = tuple(fields.pop(name) for name in ("model", "version", "origin", "source", "pane_start_ms", "pane_ms"))
+        found[slot] = fields
+    assert len(found) == len(increments)
+    return found
 
 
-whole_vectors = st.lists(st.integers(0, 5), min_size=6, max_size=6)
-loose_counts = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), max_size=5)
+@settings(max_examples=150, deadline=None)
+@given(st.lists(any_prediction(), min_size=1, max_size=40), st.lists(st.integers(0, 40), max_size=3), st.data())
+def test_all_models_in_one_pass_are_the_models_one_at_a_time(
+    events: list[Prediction], cuts: list[int], data: st.DataObject
+) -> None:
+    for row, event in enumerate(events):
+        event.prediction_id += str(row)
+    together, alone = Folder(MANY.reference, MANY.model), Folder(MANY.reference, MANY.model)
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(events), max_size=len(events))))
+    for part in np.split(np.arange(len(events)), sorted(min(cut, len(events)) for cut in cuts)):
+        if len(part):
+            rows = rows_of(MANY, [events[row] for row in part], SOURCE[0], part.tolist(), record_ms=T0)
+            together.keep(together.bin_predictions(rows).only(kept[part]))
+    for row, event in enumerate(events):
+        binned = alone.bin_predictions(rows_of(MANY, [event], SOURCE[0], [row], record_ms=T0))
+        if kept[row]:
+            alone.keep(binned)
+    assert sorted(map(repr, together.marks())) == sorted(map(repr, alone.marks()))
+    found = by_slot(together.increments())
+    wanted = by_slot(alone.increments())
+    for slot in found.keys() | wanted.keys():
+        exposures, alone_exposures = found[slot].pop("exposures"), wanted[slot].pop("exposures")
+        assert exposures.keys() == alone_exposures.keys()
+        assert found[slot] == wanted[slot]
+    check_against_a_loop([event for event, keep in zip(events, kept.tolist(), strict=True) if keep], found)
 
 
-@given(st.lists(st.one_of(whole_vectors, loose_counts), max_size=5), st.integers(0, 5))
-def test_counts_add_up_whether_they_come_whole_or_loose(contributions: list[list[Any]], cut: int) -> None:
-    wanted = np.zeros(6, dtype=np.int64)
-    parts = [CellCounts(), CellCounts()]
-    for number, contribution_ in enumerate(contributions):
-        part = parts[number >= cut]
-        if contribution_ and isinstance(contribution_[0], int):
-            wanted += contribution_
-            part.add(np.array(contribution_, dtype=np.int64))
-        else:
-            pairs = np.array(contribution_, dtype=np.int64).reshape(-1, 2)
-            np.add.at(wanted, pairs[:, 0], pairs[:, 1])
-            part.add_loose(pairs[:, 0], pairs[:, 1])
-    parts[0].merge(parts[1])
-    assert parts[0].pairs() == encode_pairs(wanted)
+def check_against_a_loop(events: list[Prediction], found: dict[Any, dict[str, Any]]) -> None:
+    """Hold what was folded against the plainest count."""
+    tally = Tally(MANY)
+    tally.add_predictions(Place(T0, 0, row, event) for row, event in enumerate(events))
+    wanted = {key: counts for key, counts in tally.panes().items() if counts.any()}
+    counted: dict[Any, Any] = {}
+    for (name, version, origin, _source, start, _pane), fields in found.items():
+        for number in ("events", "sampled"):
+            counted[name, version, origin, start, number, ""] = np.array([fields[number]])
+        profile = MANY.reference(name, version)
+        assert fields["fingerprint"] == ("" if profile is None else profile.fingerprint)
+        if profile is not None:
+            sketch = HistogramSketch.empty(profile.fingerprint)
+            sketch.add_pairs(fields["cells"])
+            whole = sketch.whole(profile.layout.size)
+            for feature, place in profile.layout.places.items():
+                counted[name, version, origin, start, "cells", feature] = whole[place]
+    counted = {key: counts for key, counts in counted.items() if counts.any()}
+    assert counted.keys() == wanted.keys()
+    assert all(np.array_equal(counts, wanted[key]) for key, counts in counted.items())
+
+
+VALUES: st.SearchStrategy[Any] = (
+    st.lists(numbers)
+    | st.lists(st.floats()).map(np.array)
+    | st.lists(st.sampled_from([None, "a", "1", "z"])).map(Coded.of)
+)
+
+
+@given(VALUES, st.data())
+def test_columns_fall_into_the_cells_that_each_value_falls_into(values: Any, data: st.DataObject) -> None:
+    table = CellTable()
+    edges = Binning("x", "numeric", edges=(0.0, 1.0, 2.5, 100.0))
+    texts = TextCells(Binning("x", "categorical", categories=("1", "a", "true")), 50)
+    watched = [Watched({"x": table.add(edges, 7)}, {}, {}), Watched({}, {"x": texts}, {}), Watched({}, {}, {})]
+    watched = watched[: data.draw(st.integers(1, 3))]
+    listed = values.tolist() if isinstance(values, Coded) else list(values)
+    of = data.draw(st.lists(st.integers(0, len(watched) - 1), min_size=len(listed), max_size=len(listed)))
+    blocks = list(column_blocks(table, {"x": values, "y": values}, watched, np.array(of, dtype=np.int64)))
+    ((cells, width),) = blocks
+    assert width == 1
+    for value, at, cell in zip(listed, of, cells.tolist(), strict=True):
+        missing = isinstance(value, float) and math.isnan(value) and isinstance(values, np.ndarray)
+        wanted = [number_cells(table, [value], np.array([1])).tolist()[0], texts[None if missing else value], NO_CELL]
+        assert cell == wanted[at]

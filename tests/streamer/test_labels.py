@@ -14,12 +14,14 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.join_bulk import Given
+from streamer.columns import Coded
+from streamer.join_bulk import Entries, Given, Owner
 from streamer.join_records import (
     MAX_LABELS,
     Stored,
     StoredLabel,
     StoredPrediction,
+    encode_entry,
     keyed,
     pack,
     position_order,
@@ -306,9 +308,17 @@ def given_of(batch: Sequence[Entry]) -> list[Given]:
     for kind in (PredictionEntry, LabelEntry):
         chosen = [entry for entry in batch if isinstance(entry, kind)]
         if chosen:
-            expires = np.array([entry.expires_at_ms for entry in chosen])
-            ids = [entry.prediction_id for entry in chosen]
-            found.append(Given.of("m", 1, ids, [stored_entry(entry) for entry in chosen], expires, buckets=2))
+            pairs = [keyed(stored_entry(entry)) for entry in chosen]
+            keys, owners = Coded.of([key for key, _ in pairs]), Coded.of([Owner(e.model, 1) for e in chosen])
+            entries = Entries(
+                kind is PredictionEntry,
+                [entry.prediction_id for entry in chosen],
+                [encode_entry(entry) for _, entry in pairs],
+                keys.values,
+                keys.codes,
+                np.array([entry.expires_at_ms for entry in chosen]),
+            )
+            found.append(Given.of(owners.values, owners.codes, entries, buckets=2))
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.columns import assign_cells
+from streamer.columns import TextCells
 from streamer.models import ModelConfig, parse_model
 from streamer.reference_table import OutputColumns, build, numbers, read_table, texts, times_ms
 from streamer.references import ProfileError
@@ -58,7 +58,7 @@ def test_a_column_of_events_values_counts_as_the_events_do(values: list[object])
     table = pl.DataFrame({"age": ["1"] * len(values), "plan": column})
     profile = build(config, table, OutputColumns(), version="1", created_ms=NOW)
     binning = profile.features["plan"].binning
-    cells = assign_cells(binning, values)
+    cells = list(map(TextCells(binning, 0).__getitem__, values))
     assert np.array_equal(np.bincount(cells, minlength=binning.size), profile.features["plan"].counts)
 
 

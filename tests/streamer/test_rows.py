@@ -3,11 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitors.performance import canonical
 from streamer.columns import Coded
 from streamer.join_records import position_of
+from streamer.lanes import SliceKeys
 from streamer.rows import Places
 from tests.streamer.logs import catalog_of, config, predictions, rows_of
 
@@ -36,16 +39,22 @@ def test_positions_name_topic_partition_offset_and_row(drawn: list[tuple[int, in
 
 
 def test_taking_rows_takes_them_from_every_column() -> None:
-    model = catalog_of(config()).model("churn")
-    assert model is not None
     events = predictions(0, 6)
     for event in events[::2]:
         event.version, event.rollout_id, event.bucket = "2", "r", 7
-    rows = rows_of(model, events, "predictions.v1", range(6)).take([5, 0])
+    rows = rows_of(catalog_of(config()), events, "predictions.v1", range(6)).take([5, 0])
     assert rows.prediction_ids == [events[5].prediction_id, events[0].prediction_id]
     assert rows.versions.tolist() == ["1", "2"]
     assert rows.rollouts.tolist() == [None, "r"]
     assert rows.buckets == [None, 7]
     assert rows.times_ms.tolist() == [events[5].ts, events[0].ts]
-    assert rows.features(["plan"])["plan"] == [events[5].features["plan"], events[0].features["plan"]]
+    assert rows.slices == [[f"plan={events[row].features['plan']}"] for row in (5, 0)]
     assert rows.places.offsets.tolist() == [5, 0]
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.0, "1", "true", None])
+def test_slices_are_told_apart_by_their_texts_and_not_by_what_is_equal(value: Any) -> None:
+    keys = SliceKeys(["plan"])
+    for before in (True, 1, "1", "true", None):
+        assert keys[before,] == ([] if before is None else [f"plan={canonical(before)}"])
+    assert keys[value,] == ([] if value is None else [f"plan={canonical(value)}"])

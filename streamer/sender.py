@@ -263,32 +263,29 @@ class Sender:
 
     def _copy_to_spool(self) -> None:
         """Write what the client holds, and what is ready for it; it stays in memory too."""
-        for number, frame in self._copied([(n, held) for n, held in self._awaited.items() if held.frame is None]):
-            held = self._awaited[number]
-            held.frame = frame
-            self._in_flight_alone -= held.entry.events
-            self._twice += held.entry.events
-        places = [(place, held) for place, held in enumerate(self._ready) if held.frame is None]
-        for place, frame in self._copied(places):
-            held = self._ready[place]
-            held.frame = frame
-            self._twice += held.entry.events
+        if self._in_flight_alone:
+            for held in self._keep([held for held in self._awaited.values() if held.frame is None]):
+                self._in_flight_alone -= held.entry.events
+        self._keep([held for held in self._ready if held.frame is None])
 
-    def _copied(self, found: list[tuple[int, _Held]]) -> list[tuple[int, Frame]]:
-        """Write entries that stay in memory; return which frame holds which of them."""
-        written: list[tuple[int, Frame]] = []
-        rest = deque(found)
-        while rest:
-            batch = _next_frame(rest, _entry_of)
-            frame = self._append([held.entry for _, held in batch], read=True)
+    def _keep(self, alone: list[_Held]) -> list[_Held]:
+        """Write what is in memory alone; return what was written."""
+        kept: list[_Held] = []
+        waiting = deque(alone)
+        while waiting:
+            batch = _next_frame(waiting, lambda held: held.entry)
+            frame = self._append([held.entry for held in batch], read=True)
             if frame is None:
                 break
-            written.extend((number, frame) for number, _ in batch)
-        return written
+            for held in batch:
+                held.frame = frame
+                self._twice += held.entry.events
+            kept += batch
+        return kept
 
     def _queue_to_spool(self) -> None:
         while self._queue:
-            entries = _next_frame(self._queue, _itself)
+            entries = _next_frame(self._queue, lambda entry: entry)
             if self._append(entries) is None:
                 self._queue.extendleft(reversed(entries))
                 return
@@ -314,14 +311,6 @@ def _next_frame(waiting: deque[_T], entry_of: Callable[[_T], Entry]) -> list[_T]
         taken.append(waiting.popleft())
         size += len(entry_of(taken[-1]).body)
     return taken
-
-
-def _itself(entry: Entry) -> Entry:
-    return entry
-
-
-def _entry_of(numbered: tuple[int, _Held]) -> Entry:
-    return numbered[1].entry
 
 
 class _Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -101,7 +102,9 @@ class Spool:
         try:
             _write(self._file, _head(content, frame.left) + content, self._end)
         except OSError as error:
-            self._cut()
+            # What is not cut off is written over, and after a crash has a wrong checksum.
+            with contextlib.suppress(OSError):
+                self._cut()
             raise SpoolFullError(f"{self._path}: {error.strerror or error}") from error
         self._end += frame.length
         self._keep(frame, unread=not read)

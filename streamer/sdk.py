@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import msgspec
 import uuid_utils
 
 from streamer.arguments import checked_features, checked_label, checked_prediction, encoded, identifier, name
 from streamer.batches import LabelColumns, PredictionColumns
+from streamer.client_settings import (
+    DEFAULT_QUEUE_SIZE,
+    DEFAULT_REDIS,
+    DEFAULT_SERVERS,
+    DEFAULT_SPOOL_BYTES,
+    TransportName,
+    client_settings,
+)
 from streamer.entry import EVENT_HEADERS, Entry
 from streamer.events import FeatureLog, Label, Origin, Prediction
 from streamer.outbox import CloseReport, Outbox, Stats
@@ -23,14 +29,18 @@ from streamer.routing import UNKNOWN_VERSION, Choice, SplitReader
 from streamer.spool import Spool
 from streamer.transport import KafkaPythonTransport, Transport, kafka_python_options
 
-__all__ = ["Choice", "Client", "CloseReport", "Label", "LabelColumns", "Prediction", "PredictionColumns", "Stats"]
+__all__ = [
+    "Choice",
+    "Client",
+    "CloseReport",
+    "Label",
+    "LabelColumns",
+    "Prediction",
+    "PredictionColumns",
+    "Stats",
+    "TransportName",
+]
 
-TransportName = Literal["kafka-python", "librdkafka"]
-
-DEFAULT_SERVERS = "127.0.0.1:9092"
-DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
-DEFAULT_QUEUE_SIZE = 100_000
-DEFAULT_SPOOL_BYTES = 256_000_000
 # Room for a few of the frames that events are written in.
 _LEAST_SPOOL_BYTES = 10_000_000
 
@@ -135,22 +145,19 @@ class Client:
         ValueError
             When one of them cannot be read; the message names it.
         """
-        document = _configuration()
-        kafka = {**document.get("kafka", {}), **_kafka_from_environment()}
-        own = _checked_names({**document.get("sdk", {}), **_sdk_from_environment()})
-        given = {"queue_size": queue_size, "transport": transport, "spool": spool, "spool_bytes": spool_bytes}
-        own |= {name: value for name, value in given.items() if value is not None}
+        found = client_settings(
+            {"queue_size": queue_size, "transport": transport, "spool": spool, "spool_bytes": spool_bytes}
+        )
         return cls(
-            str(kafka.pop("bootstrap.servers", DEFAULT_SERVERS)),
-            redis_url=os.environ.get("DRIFTLOOP_REDIS__URL", document.get("redis", {}).get("url", DEFAULT_REDIS)),
-            namespace=os.environ.get("DRIFTLOOP_NAMESPACE", document.get("namespace", "")),
-            kafka=kafka,
-            queue_size=_whole(own, "queue_size", DEFAULT_QUEUE_SIZE),
+            found.servers,
+            redis_url=found.redis_url,
+            namespace=found.namespace,
+            kafka=found.kafka,
+            queue_size=found.queue_size,
             on_drop=on_drop,
-            transport=own.get("transport", "kafka-python"),
-            # An empty one is none, as in a variable of the environment.
-            spool=own.get("spool") or None,
-            spool_bytes=_whole(own, "spool_bytes", DEFAULT_SPOOL_BYTES),
+            transport=found.transport,
+            spool=found.spool,
+            spool_bytes=found.spool_bytes,
         )
 
     def choose(self, model: str, entity_id: object) -> Choice:
@@ -379,45 +386,3 @@ def _entries(topic: str, events: Sequence[Prediction | Label]) -> list[Entry]:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _configuration() -> dict[str, Any]:
-    """Read the file in force, as `streamer.settings` finds it, without what only a worker has installed."""
-    named = os.environ.get("DRIFTLOOP_CONFIG")
-    path = Path(named or "config/driftloop.toml")
-    if not named and not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"DRIFTLOOP_CONFIG: got {str(path)!r}, wanted a TOML file: {error}") from error
-
-
-def _sdk_from_environment() -> dict[str, str]:
-    prefix = "DRIFTLOOP_SDK__"
-    return {name.removeprefix(prefix).lower(): os.environ[name] for name in os.environ if name.startswith(prefix)}
-
-
-def _checked_names(own: dict[str, Any]) -> dict[str, Any]:
-    known = ("queue_size", "transport", "spool", "spool_bytes")
-    for key in own:
-        if key not in known:
-            raise ValueError(f"sdk.{key}: there is no such key; [sdk] and DRIFTLOOP_SDK__… have {', '.join(known)}")
-    return own
-
-
-def _whole(values: Mapping[str, Any], name: str, default: int) -> int:
-    value = values.get(name, default)
-    try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"sdk.{name}: got {value!r}, wanted a whole number") from error
-
-
-def _kafka_from_environment() -> dict[str, object]:
-    text = os.environ.get("DRIFTLOOP_KAFKA", "{}")
-    try:
-        return msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.MsgspecError as error:
-        # The value is not repeated: it may hold a password.
-        raise ValueError(f"DRIFTLOOP_KAFKA: wanted a JSON object of Kafka's properties: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import msgspec
 
 from streamer.entry import Entry
 from streamer.spool import Frame, Spool, SpoolFullError
-from streamer.transport import NotReadyError, Transport
+from streamer.transport import Connection, NotReadyError, Transport
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class Sender:
         self._number = 0
         self._gone = self._twice = self._sent = self._failed = 0
         self._in_flight = self._in_flight_alone = 0
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._transport: Transport | None = None
         self._now = self._progress_at = time.monotonic()
         self._connect_at = self._spool_at = float("-inf")
@@ -162,7 +161,7 @@ class Sender:
             return self._transport
         if self._connection is None:
             if self._now >= self._connect_at:
-                self._connection = _Connection(self._connect)
+                self._connection = Connection(self._connect)
         elif self._connection.ended:
             connection, self._connection = self._connection, None
             self._transport = connection.transport
@@ -311,35 +310,3 @@ def _next_frame(waiting: deque[_T], entry_of: Callable[[_T], Entry]) -> list[_T]
         taken.append(waiting.popleft())
         size += len(entry_of(taken[-1]).body)
     return taken
-
-
-class _Connection:
-    """A client being made in a thread of its own."""
-
-    def __init__(self, connect: Callable[[], Transport]) -> None:
-        self.transport: Transport | None = None
-        self.error: Exception | None = None
-        self.ended = False
-        self._connect = connect
-        self._wanted = True
-        self._lock = threading.Lock()
-        threading.Thread(target=self._run, name="driftloop-connect", daemon=True).start()
-
-    def abandon(self) -> None:
-        """Close the client, or see that it is closed once it is made."""
-        with self._lock:
-            self._wanted = False
-            if self.transport is not None:
-                self.transport.close()
-
-    def _run(self) -> None:
-        try:
-            transport = self._connect()
-        except Exception as error:  # noqa: BLE001 - reported by whoever waits for it, and tried again
-            self.error = error
-        else:
-            with self._lock:
-                self.transport = transport
-                if not self._wanted:
-                    transport.close()
-        self.ended = True

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import socket
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kafka import KafkaProducer
@@ -94,6 +95,38 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Stop at once; what is not acknowledged is abandoned."""
+
+
+class Connection:
+    """A client being made in a thread of its own."""
+
+    def __init__(self, connect: Callable[[], Transport]) -> None:
+        self.transport: Transport | None = None
+        self.error: Exception | None = None
+        self.ended = False
+        self._connect = connect
+        self._wanted = True
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, name="driftloop-connect", daemon=True).start()
+
+    def abandon(self) -> None:
+        """Close the client, or see that it is closed once it is made."""
+        with self._lock:
+            self._wanted = False
+            if self.transport is not None:
+                self.transport.close()
+
+    def _run(self) -> None:
+        try:
+            transport = self._connect()
+        except Exception as error:  # noqa: BLE001 - reported by whoever waits for it, and tried again
+            self.error = error
+        else:
+            with self._lock:
+                self.transport = transport
+                if not self._wanted:
+                    transport.close()
+        self.ended = True
 
 
 class JavaPartitioner(Partitioner):  # type: ignore[misc]

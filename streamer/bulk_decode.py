@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.catalog import Catalog, Model
-from streamer.columns import Coded
+from streamer.catalog import Catalog
 from streamer.decode import MAX_EVENT_BYTES, Kind, UncheckedLabel, decode, explain_future, explain_invalid, is_name
 from streamer.events import Label, Prediction
+from streamer.fleet import Fleet
 from streamer.labelling import unusable
 from streamer.layouts import MAX_LEARNED, MAX_MODELS, Layout, is_learnable, layout_of
 
@@ -31,14 +31,14 @@ class Decoded(NamedTuple):
 
     Attributes
     ----------
-    models : whose they are; `model_of` is each event's index among them.
+    models : all there are; `model_of` is each event's index among them.
     layouts : how the features of each model's events lie; empty for labels.
     rows : which messages they were; None for all of them.
     """
 
-    models: list[Model]
+    models: Fleet
     model_of: IntArray
-    layouts: list[Layout]
+    layouts: Sequence[Layout]
     events: list[Any]
     rows: IntArray | None
 
@@ -94,7 +94,9 @@ class BulkDecoder:
         self._layouts: dict[str, Layout] = {}
         self._learned: dict[str, dict[str, None]] = {}
         self._taught: set[str] = set()
-        self._layout_of: dict[type[Any], Layout] = {}
+        self._in_order: tuple[Layout, ...] = ()
+        self._fleet = Fleet(())
+        self._number_of: dict[type[Any] | str, int] = {}
         self._decoders: dict[Kind, Decode] = {}
 
     def decode(
@@ -149,8 +151,12 @@ class BulkDecoder:
 
     def _index(self) -> None:
         layouts = [layout for layout in self._layouts.values() if layout.decodable][:MAX_MODELS]
-        self._layout_of = {
-            kind: layout for layout in self._layouts.values() for kind in (layout.prediction, layout.feature_log)
+        self._in_order = tuple(self._layouts.values())
+        self._fleet = Fleet([layout.model for layout in self._in_order])
+        self._number_of = {
+            key: number
+            for number, layout in enumerate(self._in_order)
+            for key in (layout.prediction, layout.feature_log, layout.model.name)
         }
         self._decoders = {
             "predictions": _decoder([layout.prediction for layout in layouts]),
@@ -221,13 +227,10 @@ class BulkDecoder:
         """Put the events that are left together with their models."""
         rows = [row for row, event in enumerate(events) if event is not None] if None in events else None
         left = list(events) if rows is None else [events[row] for row in rows]
-        found = Coded.of([event.model for event in left] if kind == "labels" else list(map(type, left)))
-        if kind == "labels":
-            layouts, models = [], [self._layouts[name].model for name in found.values]
-        else:
-            layouts = [self._layout_of[type_] for type_ in found.values]
-            models = [layout.model for layout in layouts]
-        return Decoded(models, found.codes, layouts, left, None if rows is None else np.array(rows, dtype=np.int64))
+        keys = [event.model for event in left] if kind == "labels" else list(map(type, left))
+        model_of = np.fromiter(map(self._number_of.__getitem__, keys), dtype=np.int64, count=len(keys))
+        layouts = () if kind == "labels" else self._in_order
+        return Decoded(self._fleet, model_of, layouts, left, None if rows is None else np.array(rows, dtype=np.int64))
 
 
 def _unusable(
@@ -244,24 +247,20 @@ def _unusable(
     if kind == "features":
         return
     # Given last, since it is what is said of an event with both faults.
-    (strict,) = np.nonzero(np.array([_asks_more(model, kind) for model in models], dtype=np.bool_)[model_of])
-    if not len(strict) or not _doubtful(kind, models, [events[at] for at in strict.tolist()]):
+    in_context = ~models.joins if kind == "labels" else np.zeros(len(models), dtype=np.bool_)
+    (strict,) = np.nonzero((models.regressions | in_context)[model_of])
+    if not len(strict):
+        return
+    if not in_context[model_of].any() and not _doubtful(kind, [events[at] for at in strict.tolist()]):
         return
     for at in strict.tolist():
-        fault = unusable(models[model_of[at]], events[at])
+        fault = unusable(models[int(model_of[at])], events[at])
         if fault is not None:
             yield at if rows is None else int(rows[at]), fault
 
 
-def _asks_more(model: Model, kind: Kind) -> bool:
-    """Tell whether a model cannot use every event that is well formed."""
-    return model.config.task == "regression" or (kind == "labels" and model.config.labels.mode == "context")
-
-
-def _doubtful(kind: Kind, models: Sequence[Model], events: Sequence[Any]) -> bool:
-    """Tell whether some event of models that ask more may be unusable."""
-    if kind == "labels" and any(model.config.labels.mode == "context" for model in models):
-        return True
+def _doubtful(kind: Kind, events: Sequence[Any]) -> bool:
+    """Tell whether some event of models that predict numbers may say none."""
     said = [event.label for event in events] if kind == "labels" else [event.prediction for event in events]
     if not set(map(type, said)) <= _NUMBERS:
         return True

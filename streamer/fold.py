@@ -14,7 +14,7 @@ from monitors.performance import PerformanceSchema
 from monitors.profile import ReferenceProfile
 from monitors.slices import group
 from streamer.catalog import Model
-from streamer.columns import PREDICTION, SCORE, Block, Coded, IntArray, TextCells, distinct, score_column
+from streamer.columns import PREDICTION, SCORE, Block, Coded, IntArray, distinct, score_column
 from streamer.events import Increment, ModelMark, Origin
 from streamer.increments import Binned, Routed, Slots, count, marks, rollout_groups
 from streamer.labels import Contribution
@@ -68,9 +68,9 @@ class Folder:
         binned.blocks.append(self._output(rows, binned))
         binned.sampled = rows.errors.equal(None)
         binned.failed = ~binned.sampled
-        shares = np.array([model.config.labels.share for model in rows.models])
+        shares = rows.models.shares[rows.model_of]
         if (shares < 1.0).any():
-            given = zip(rows.prediction_ids, shares[rows.model_of].tolist(), strict=True)
+            given = zip(rows.prediction_ids, shares.tolist(), strict=True)
             binned.sampled = binned.sampled & np.array([is_sampled(*each) for each in given])
         if rows.rollouts.values != [None]:
             buckets = np.array([-1 if bucket is None else bucket for bucket in rows.buckets], dtype=np.int64)
@@ -86,8 +86,7 @@ class Folder:
 
     def label_positions(self, rows: Rows) -> None:
         """Remember which offsets hold labels of which event time: a training window is read back by them."""
-        numbers = [self._streams.number(model, UNVERSIONED, "live", "labels") for model in rows.models]
-        stream = np.array(numbers, dtype=np.int64)[rows.model_of]
+        stream = self._streams.of_models(rows.models, rows.model_of, UNVERSIONED, "live", "labels")
         self._binned["labels"].append(self._located(rows, stream, []))
 
     def contributions(self, contributions: Iterable[Contribution]) -> None:
@@ -105,7 +104,7 @@ class Folder:
             count(slots, pieces)
         self._count_contributions(slots)
         self._clear()
-        self._streams.trim()
+        self._streams.next_flush()
         return list(slots.made.values())
 
     def stream(self, number: int) -> Stream:
@@ -126,41 +125,35 @@ class Folder:
 
     def _panes(self, stream: IntArray, times_ms: IntArray) -> IntArray:
         """Return the number of each row's pane, counted from the epoch in its stream's own panes."""
-        found = distinct(stream)
-        lengths = np.array([self._streams.known[number].pane_ms for number in found.values.tolist()])
-        panes: IntArray = times_ms // (int(lengths[0]) if len(lengths) == 1 else lengths[found.codes])
+        panes: IntArray = times_ms // self._streams.facts.pane_ms[stream]
         return panes
 
     def _output(self, rows: Rows, binned: Binned) -> Block:
         """Find the cells of what the models said."""
-        found = distinct(binned.stream)
-        streams = [self._streams.known[number] for number in found.values.tolist()]
-        is_multiclass = [stream.model.config.task == "multiclass" for stream in streams]
-        classes = np.array(is_multiclass, dtype=np.bool_)[found.codes]
+        facts = self._streams.facts
+        classes, ids = facts.multiclass[binned.stream], facts.output[binned.stream]
+        if not classes.any() and (ids != UNWATCHED).all():
+            return Block(number_cells(self._streams.table, self._scores(rows), ids), 1)
         cells = np.full(len(rows), NO_CELL, dtype=np.int32)
         for name, of in ((PREDICTION, classes), (SCORE, ~classes)):
             if not of.any():
                 continue
             values = rows.predictions if name == PREDICTION else self._scores(rows)
-            ids = np.array([stream.watched.numbers.get(name, UNWATCHED) for stream in streams])[found.codes]
-            numeric = of & (ids != UNWATCHED)
-            if numeric.all():
-                return Block(number_cells(self._streams.table, values, ids), 1)
-            (here,) = np.nonzero(numeric)
+            (here,) = np.nonzero(of & (ids != UNWATCHED))
             cells[here] = number_cells(self._streams.table, [values[row] for row in here.tolist()], ids[here])
-            texts = [stream.watched.texts.get(name) for stream in streams]
-            if any(texts):
-                (here,) = np.nonzero(of & ~numeric)
-                found_texts = zip(here.tolist(), found.codes[here].tolist(), strict=True)
-                cells[here] = [_text_cell(texts[code], values[row]) for row, code in found_texts]
+            (here,) = np.nonzero(of & (ids == UNWATCHED))
+            for row, number in zip(here.tolist(), binned.stream[here].tolist(), strict=True):
+                texts = self._streams.known[number].watched.texts.get(name)
+                if texts is not None:
+                    cells[row] = texts[values[row]]
         return Block(cells, 1)
 
     @staticmethod
     def _scores(rows: Rows) -> Sequence[object]:
         if set(map(type, rows.scores)) <= {float}:
             return rows.scores
-        positives = [model.schema.positive for model in rows.models]
-        return score_column(rows.scores, rows.predictions, [positives[at] for at in rows.model_of.tolist()])
+        positives = [rows.models.positives[number] for number in rows.model_of.tolist()]
+        return score_column(rows.scores, rows.predictions, positives)
 
     def _count_contributions(self, slots: Slots) -> None:
         """Count what labels change: models of one task fold into one array of vectors."""
@@ -181,10 +174,6 @@ class Folder:
             panes = self._panes(stream, np.array([row.event_time_ms for row in rows], dtype=np.int64))
             slot, increments, _streams = slots.groups(stream, panes)
             _count_labels(schema, rows, slot, increments)
-
-
-def _text_cell(text: TextCells | None, value: object) -> int:
-    return NO_CELL if text is None else text[value]
 
 
 def _count_labels(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from monitors.performance import canonical
 from monitors.slices import slice_keys
 from streamer.catalog import Model
-from streamer.columns import IntArray
+from streamer.columns import IntArray, distinct
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
 from streamer.join_bulk import Entries, Given, Owner
@@ -108,7 +108,7 @@ def label_entry(model: Model, located: Located, row: int) -> LabelEntry:
 
 def joins(rows: Rows) -> NDArray[np.bool_]:
     """Return which rows are of models whose labels are joined."""
-    found: NDArray[np.bool_] = np.array([model.config.labels.mode == "join" for model in rows.models])[rows.model_of]
+    found: NDArray[np.bool_] = rows.models.joins[rows.model_of]
     return found
 
 
@@ -117,7 +117,7 @@ def given_predictions(rows: Rows, *, buckets: int) -> Given:
     said = rows.scores
     scores: Sequence[dict[str, float] | None] = [None] * len(rows)
     if not set(map(type, said)) <= _PLAIN_SCORES:
-        positives = [model.schema.positive for model in rows.models]
+        positives = rows.models.positives
         both = [_score(score, positives[at]) for score, at in zip(said, rows.model_of.tolist(), strict=True)]
         said, scores = [None if math.isnan(number) else number for number, _ in both], [known for _, known in both]
     versions, origins = rows.versions, rows.origins
@@ -154,12 +154,13 @@ def given_labels(rows: Rows, *, buckets: int) -> Given:
 def _given(
     rows: Rows, stored: Iterable[Any], keys: list[bytes], key_of: IntArray, *, of_predictions: bool, buckets: int
 ) -> Given:
-    horizons = np.array([int(model.config.labels.horizon) for model in rows.models])
-    expires = rows.places.record_times_ms + horizons[rows.model_of]
+    expires = rows.places.record_times_ms + rows.models.horizons_ms[rows.model_of]
     bodies = list(map(encode_entry, stored))
-    owners = [Owner(model.name, model.epoch) for model in rows.models]
+    found = distinct(rows.model_of)
+    models = [rows.models[number] for number in found.values.tolist()]
+    owners = [Owner(model.name, model.epoch) for model in models]
     entries = Entries(of_predictions, rows.prediction_ids, bodies, keys, key_of, expires)
-    return Given.of(owners, rows.model_of, entries, buckets=buckets)
+    return Given.of(owners, found.codes, entries, buckets=buckets)
 
 
 def _canonical_column(values: Sequence[Any]) -> Sequence[Any]:

@@ -6,6 +6,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from operator import call, itemgetter
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from streamer.layouts import Layout
 
 Row = tuple[Any, ...]
 _BEYOND = sys.float_info.max
+# So many combinations of values are kept; there is no end to what may come.
+_MAX_SLICES = 10_000
 
 
 class Lane(NamedTuple):
@@ -177,6 +180,12 @@ def _text_block(cells: Sequence[Callable[[Any], int]], texts: Iterator[Any], wid
     return Block(np.fromiter(map(call, cells, texts), dtype=np.int32, count=len(cells)), widths)
 
 
+@lru_cache(maxsize=1_000)
+def keys_of(names: tuple[str, ...]) -> SliceKeys:
+    """Return the slices by the values of these features; models of the same slice features share them."""
+    return SliceKeys(names)
+
+
 class SliceKeys(dict[Row, list[str]]):
     """The slices of rows with such values of a model's slice features; rows of the same slices share one list."""
 
@@ -188,6 +197,6 @@ class SliceKeys(dict[Row, list[str]]):
         named = zip(self._names, values, strict=True)
         keys = slice_keys({name: canonical(value) for name, value in named if value is not None})
         # True is 1 among keys, and not among slices.
-        if all(value is None or type(value) is str for value in values):
+        if len(self) < _MAX_SLICES and all(value is None or type(value) is str for value in values):
             self[values] = keys
         return keys

@@ -6,7 +6,8 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain, repeat
 from typing import Annotated, Any
 
 import msgspec
@@ -87,28 +88,35 @@ def is_learnable(feature: str) -> bool:
     return len(feature) <= _MAX_LEARNED_LENGTH and not _has_odd_characters(feature)
 
 
+@lru_cache(maxsize=4 * MAX_MODELS)
+def _features_of(names: tuple[str, ...], exact: tuple[bool, ...], decodable: bool) -> type[Any]:
+    """Make the struct of some features: first numbers, exact ones or floats, then anything at all.
+
+    Models of the same features share it: a thousand structs do not stay in the processor's cache.
+    """
+    # Fields have names of their own, since a feature's may be no identifier, or one of msgspec's.
+    renamed = {f"f{position}": name for position, name in enumerate(names)}
+    kinds: list[Any] = [Scalar if scalar else float | None for scalar in exact]
+    return msgspec.defstruct(
+        "Features",
+        [(field, kind, None) for field, kind in zip(renamed, chain(kinds, repeat(Scalar)), strict=False)],
+        rename=renamed if decodable else None,
+        # A feature that has no field must not pass unchecked.
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+
+
 def layout_of(model: Model, learned: Iterable[str] = ()) -> Layout:
     """Make the layout of a model whose events also bring features that are not configured."""
     configured = model.config.features
     numbers = [name for name, feature in configured.items() if feature.kind == "numeric"]
     texts = [name for name, feature in configured.items() if feature.kind != "numeric"]
     names = (*numbers, *texts, *(name for name in learned if name not in configured))
-    # Fields have names of their own, since a feature's may be no identifier, or one of msgspec's.
-    renamed = {f"f{position}": name for position, name in enumerate(names)}
     decodable = not any(map(_has_odd_characters, names))
     # A slice's name tells whole numbers beyond 2**53 apart, which floats do not.
-    kinds = {
-        name: float | None if feature.kind == "numeric" and name not in model.config.slices else Scalar
-        for name, feature in configured.items()
-    }
-    features = msgspec.defstruct(
-        "Features",
-        [(attribute, kinds.get(name, Scalar), None) for attribute, name in renamed.items()],
-        rename=renamed if decodable else None,
-        # A feature that has no field must not pass unchecked.
-        forbid_unknown_fields=True,
-        gc=False,
-    )
+    exact = [name in model.config.slices for name in numbers]
+    features = _features_of(names, tuple(exact), decodable)
     tagged: dict[str, Any] = {"tag_field": "model", "tag": model.name, "kw_only": True, "gc": False}
     prediction = msgspec.defstruct(
         "BulkPrediction",

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monitors.cells import CellTable
-from streamer.catalog import Model
 from streamer.columns import Block, Coded, IntArray, Watched, distinct
-from streamer.lanes import SliceKeys, lane_blocks, lane_of
+from streamer.fleet import Fleet
+from streamer.lanes import keys_of, lane_blocks, lane_of
 from streamer.layouts import Layout, values_of
 
 Source = tuple[str, str, int]
@@ -68,10 +68,10 @@ class Rows(ABC):
 
     Attributes
     ----------
-    models : whose events they are; `model_of` is each row's index among them.
+    models : those whose events they may be; `model_of` is each row's index among them.
     """
 
-    models: list[Model]
+    models: Fleet
     model_of: IntArray
     places: Places
 
@@ -183,9 +183,9 @@ class EventRows(Rows):
     layouts : how the features of each model's events lie; empty for labels, which have none.
     """
 
-    models: list[Model]
+    models: Fleet
     model_of: IntArray
-    layouts: list[Layout]
+    layouts: Sequence[Layout]
     events: list[Any]
     places: Places
 
@@ -214,17 +214,16 @@ class EventRows(Rows):
     @cached_property
     def slices(self) -> Sequence[list[str]]:
         """The slices of the traffic each row is in."""
-        keys = [SliceKeys(model.config.slices) for model in self.models]
-        fields = [layout.sliced for layout in self.layouts]
-        if len(keys) == 1:
-            chosen = fields[0]
-            if len(chosen) == 1:
-                (place,) = chosen
-                return [keys[0][value[place],] for value in self._values]
-            return [keys[0][tuple([value[place] for place in chosen])] for value in self._values]
+        found = distinct(self.model_of)
+        layouts = [self.layouts[model] for model in found.values.tolist()]
+        keys = [keys_of(layout.model.config.slices) for layout in layouts]
+        if len(layouts) == 1 and len(layouts[0].sliced) == 1:
+            (place,) = layouts[0].sliced
+            return [keys[0][value[place],] for value in self._values]
+        fields = [layout.sliced for layout in layouts]
         return [
-            keys[model][tuple([value[place] for place in fields[model]])]
-            for model, value in zip(self.model_of.tolist(), self._values, strict=True)
+            keys[code][tuple([value[place] for place in fields[code]])]
+            for code, value in zip(found.codes.tolist(), self._values, strict=True)
         ]
 
     @cached_property
@@ -240,7 +239,7 @@ class EventRows(Rows):
     @cached_property
     def origins(self) -> Coded:
         """live, shadow or backfill."""
-        if any(type(self.events[0]) is layout.prediction for layout in self.layouts):
+        if self.layouts and type(self.events[0]) is self.layouts[int(self.model_of[0])].prediction:
             return Coded.of([event.origin for event in self.events])
         return Coded.constant("live", len(self.events))
 

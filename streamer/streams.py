@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from monitors.cells import CellTable
+from monitors.cells import UNWATCHED, CellTable
 from monitors.profile import ReferenceProfile
 from streamer.catalog import Model
 from streamer.columns import PREDICTION, SCORE, IntArray, TextCells, Watched, distinct
 from streamer.events import Origin
+from streamer.fleet import Fleet
 from streamer.rows import Rows
 
 # What is kept of streams and references that are no longer, before everything is worked out anew.
@@ -21,7 +24,7 @@ _MAX_REPLACED = 10_000
 _UNWATCHED = Watched({}, {}, {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
     """Events that are counted together, pane by pane.
 
@@ -37,15 +40,30 @@ class Stream:
     profile: ReferenceProfile | None
     watched: Watched
 
-    @property
+    @cached_property
     def pane_ms(self) -> int:
         """The length of its panes."""
         return int(self.model.config.time.pane)
 
-    @property
+    @cached_property
     def cells(self) -> int:
         """How many cells it has in all."""
         return 0 if self.profile is None else self.profile.layout.size
+
+
+class Facts(NamedTuple):
+    """What counting asks of streams, by their numbers.
+
+    Attributes
+    ----------
+    pane_ms : how long their panes are.
+    multiclass : which are of models whose output is a class.
+    output : the binning of what the model said, in the table; `monitors.cells.UNWATCHED` where that is no number.
+    """
+
+    pane_ms: IntArray
+    multiclass: NDArray[np.bool_]
+    output: IntArray
 
 
 class Streams:
@@ -65,31 +83,74 @@ class Streams:
         self.known: list[Stream] = []
         self.table = CellTable()
         self._numbers: dict[tuple[str, str, str, str], int] = {}
+        self._looked_up: dict[tuple[str, str, str, str], int] = {}
+        self._by_fleet: dict[tuple[str, str, str], tuple[Fleet, IntArray]] = {}
         self._watched: dict[tuple[str, str, str], tuple[Model, ReferenceProfile, Watched]] = {}
         self._replaced = 0
+        self._facts: Facts | None = None
 
-    def trim(self) -> None:
-        """Forget everything if much of it is of the past; numbers given so far then mean nothing."""
+    @property
+    def facts(self) -> Facts:
+        """What is asked of all known streams."""
+        if self._facts is None or len(self._facts.pane_ms) < len(self.known):
+            classes = [stream.model.config.task == "multiclass" for stream in self.known]
+            names = [PREDICTION if multiclass else SCORE for multiclass in classes]
+            outputs = [stream.watched.numbers.get(n, UNWATCHED) for stream, n in zip(self.known, names, strict=True)]
+            lengths = [stream.pane_ms for stream in self.known]
+            self._facts = Facts(np.array(lengths), np.array(classes, dtype=np.bool_), np.array(outputs))
+        return self._facts
+
+    def next_flush(self) -> None:
+        """Look at models and references anew, and forget everything if much of it is of the past.
+
+        Numbers given so far then mean nothing.
+        """
+        self._looked_up = {}
+        self._by_fleet = {}
         if len(self.known) > _MAX_STREAMS or self._replaced > _MAX_REPLACED:
             self._forget()
 
     def of(self, rows: Rows, source: str) -> IntArray:
         """Return the number of each row's stream."""
         versions, origins = rows.versions, rows.origins
+        if len(versions.values) == len(origins.values) == 1:
+            return self.of_models(rows.models, rows.model_of, versions.values[0], origins.values[0], source)
         wide, narrow = len(versions.values), len(origins.values)
         found = distinct((rows.model_of * wide + versions.codes) * narrow + origins.codes)
-        numbers = []
-        for key in found.values.tolist():
-            rest, origin = divmod(key, narrow)
-            model, version = divmod(rest, wide)
-            numbers.append(self.number(rows.models[model], versions.values[version], origins.values[origin], source))
+        each = zip(*_unravelled(found.values, wide, narrow), strict=True)
+        numbers = [
+            self.number(rows.models[model], versions.values[version], origins.values[origin], source)
+            for model, version, origin in each
+        ]
         return np.array(numbers, dtype=np.int64)[found.codes]
 
+    def of_models(self, models: Fleet, model_of: IntArray, version: str, origin: Origin, source: str) -> IntArray:
+        """Return the number of each row's stream, where all rows are of one version and origin."""
+        key = (version, origin, source)
+        held = self._by_fleet.get(key)
+        # By identity: a model that has changed makes another fleet.
+        if held is None or held[0] is not models:
+            held = self._by_fleet[key] = (models, np.full(len(models), -1, dtype=np.int64))
+        numbers = held[1]
+        found = numbers[model_of]
+        if (found < 0).any():
+            for model in distinct(model_of[found < 0]).values.tolist():
+                numbers[model] = self.number(models[model], version, origin, source)
+            found = numbers[model_of]
+        return found
+
     def number(self, model: Model, version: str, origin: Origin, source: str) -> int:
-        """Return the number of a stream."""
-        # Labels say nothing of features.
-        profile = None if source == "labels" else self._reference(model.name, version)
+        """Return the number of a stream; within a flush, of one model by a name."""
         key = (model.name, version, origin, source)
+        number = self._looked_up.get(key)
+        if number is None or self.known[number].model is not model:
+            number = self._looked_up[key] = self._number(key, model, origin)
+        return number
+
+    def _number(self, key: tuple[str, str, str, str], model: Model, origin: Origin) -> int:
+        name, version, _origin, source = key
+        # Labels say nothing of features.
+        profile = None if source == "labels" else self._reference(name, version)
         number = self._numbers.get(key)
         if number is not None:
             known = self.known[number]
@@ -120,3 +181,10 @@ class Streams:
         watched = Watched(numbers, texts, {})
         self._watched[model.name, version, source] = (model, profile, watched)
         return watched
+
+
+def _unravelled(keys: IntArray, wide: int, narrow: int) -> tuple[list[int], list[int], list[int]]:
+    """Take (first · wide + second) · narrow + third apart."""
+    rest, third = np.divmod(keys, narrow)
+    first, second = np.divmod(rest, wide)
+    return first.tolist(), second.tolist(), third.tolist()

@@ -15,6 +15,7 @@ from streamer.catalog import Catalog
 from streamer.columns import Coded
 from streamer.evaluate import Evaluate
 from streamer.events import Command, Label, ModelMark, Partial, Prediction, SourceProgress, encode
+from streamer.fleet import Fleet
 from streamer.fold import Folder
 from streamer.labels import Contribution
 from streamer.layouts import layout_of
@@ -126,7 +127,7 @@ def rows_of(
         ]
     nowhere = np.zeros(len(events), dtype=np.int64)
     places = Places([(topic, "id", 0)], nowhere, np.array(offsets, dtype=np.int64), nowhere + record_ms)
-    return EventRows(models, names.codes, layouts, put, places)
+    return EventRows(Fleet(models), names.codes, layouts, put, places)
 
 
 @dataclass

@@ -72,11 +72,20 @@ class ModelClock:
         """The largest live event time seen, 0 before the first."""
         return max(self.watermarks.values(), default=0)
 
+    @property
+    def waits_until_ms(self) -> int | None:
+        """The record time before which no partition's progress alone completes or matures a pane; None for never."""
+        firsts = [boundaries.crossings[0] for boundaries in (self.complete, self.mature) if boundaries.crossings]
+        return min(record_time_ms for _end, record_time_ms in firsts) + self.idle_ms if firsts else None
+
     def observe(self, source: Source, event_time_ms: int, record_time_ms: int) -> None:
         """Take in the largest event time of a batch from one partition, and its last record's time."""
-        self.watermarks[source] = max(self.watermarks.get(source, 0), event_time_ms)
-        self.complete.cross(self._passed(self.watermark_ms), record_time_ms)
-        self.mature.cross(self._passed(self.watermark_ms - self.maturity_ms), record_time_ms)
+        if event_time_ms <= self.watermarks.get(source, 0):
+            return
+        self.watermarks[source] = event_time_ms
+        watermark_ms = self.watermark_ms
+        self.complete.cross(self._passed(watermark_ms), record_time_ms)
+        self.mature.cross(self._passed(watermark_ms - self.maturity_ms), record_time_ms)
 
     def advance(self, read_up_to: Mapping[Source, int], *, drift: Sequence[Source], labels: Sequence[Source]) -> None:
         """Complete and mature what the progress of all partitions allows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,16 +13,21 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 AnyCounts: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
 PAIR = np.dtype([("cell", "<i4"), ("count", "<i4")])
+# In front of packed counts: the bytes of a count, and of the step from one cell to the next; 0 where all cells stand.
+_PACKED = struct.Struct("<BB")
 MAX_COUNT = 2**31 - 1
 # Sixteen thousand features of the largest binning: a cell beyond it is a broken message, not a histogram.
 MAX_CELLS = 2**22
+
+
+_LARGEST = {np.dtype(width): int(np.iinfo(width).max) for width in (np.uint8, np.uint16, np.uint32, np.uint64)}
 
 
 class FingerprintMismatchError(ValueError):
     """Two histograms are over different cells and cannot be added."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class HistogramSketch:
     """Counts over the cells of one reference; sketches of the same cells add up.
 
@@ -49,7 +55,7 @@ class HistogramSketch:
         if added.min() < 0:
             raise ValueError(f"pairs: got a count of {added.min()}, wanted none below 0: events are not taken back")
         self._reach(int(cells[-1]) + 1)
-        total = self.counts[cells].astype(np.int64) + added
+        total = self.counts[cells] + added
         self._hold(int(total.max()))
         self.counts[cells] = total
 
@@ -71,9 +77,28 @@ class HistogramSketch:
         self._hold(int(total.max(initial=0)))
         self.counts[:] = total
 
-    def to_pairs(self) -> bytes:
-        """Return the counts as `encode_pairs` does."""
-        return encode_pairs(self.counts)
+    def pack(self) -> bytes:
+        """Return the counts as they are kept: all of them, or the cells that hold something, whichever is shorter."""
+        counts = self.counts
+        (cells,) = counts.nonzero()
+        gaps = np.diff(cells, prepend=0)
+        gaps = gaps.astype(np.min_scalar_type(int(gaps.max(initial=0))))
+        if len(cells) * (gaps.itemsize + counts.itemsize) >= counts.nbytes:
+            return _PACKED.pack(counts.itemsize, 0) + _little(counts)
+        return _PACKED.pack(counts.itemsize, gaps.itemsize) + _little(gaps) + _little(counts[cells])
+
+    @classmethod
+    def unpack(cls, fingerprint: str, packed: bytes) -> HistogramSketch:
+        """Read what `pack` wrote."""
+        width, gap_width = _PACKED.unpack_from(packed)
+        rest = memoryview(packed)[_PACKED.size :]
+        if not gap_width:
+            return cls(fingerprint, np.frombuffer(rest, f"<u{width}").copy())
+        number = len(rest) // (gap_width + width)
+        cells = np.frombuffer(rest, f"<u{gap_width}", number).cumsum(dtype=np.int64)
+        counts = np.zeros(int(cells[-1]) + 1 if number else 0, dtype=f"<u{width}")
+        counts[cells] = np.frombuffer(rest, f"<u{width}", offset=number * gap_width)
+        return cls(fingerprint, counts)
 
     def whole(self, size: int) -> Counts:
         """Return the counts of all cells of the reference.
@@ -100,8 +125,12 @@ class HistogramSketch:
 
     def _hold(self, count: int) -> None:
         """Widen the counts so that they hold this one."""
-        if count > np.iinfo(self.counts.dtype).max:
+        if count > _LARGEST[self.counts.dtype]:
             self.counts = self.counts.astype(np.min_scalar_type(count))
+
+
+def _little(values: npt.NDArray[Any]) -> bytes:
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def count_cells(cells: npt.NDArray[np.int32], size: int) -> Counts:
@@ -153,12 +182,12 @@ def decode_pairs(pairs: bytes) -> tuple[Counts, Counts]:
     """
     if len(pairs) % PAIR.itemsize:
         raise ValueError(f"pairs: got {len(pairs)} bytes, wanted a multiple of {PAIR.itemsize}")
-    read = np.frombuffer(pairs, dtype=PAIR)
-    cells, counts = read["cell"].astype(np.int64), read["count"].astype(np.int64)
-    if (cells[1:] <= cells[:-1]).any():
+    read = np.frombuffer(pairs, dtype="<i4").reshape(-1, 2)
+    cells, counts = read[:, 0].astype(np.int64), read[:, 1].astype(np.int64)
+    if not (cells[1:] > cells[:-1]).all():
         cells, place = np.unique(cells, return_inverse=True)
         counts = np.zeros(len(cells), dtype=np.int64)
-        np.add.at(counts, place, read["count"])
+        np.add.at(counts, place, read[:, 1])
     if len(cells) and (cells[0] < 0 or cells[-1] >= MAX_CELLS):
         raise ValueError(f"pairs: got cells {cells[0]}..{cells[-1]}, wanted them in [0, {MAX_CELLS})")
     return cells, counts

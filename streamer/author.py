@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from monitors import lifecycle
+from monitors.panes import Source
 from monitors.policy import Look, ended
 from streamer import effects, looks
 from streamer.catalog import Catalog, Model
@@ -19,6 +20,9 @@ from streamer.shard import Shard
 from streamer.transaction import Record
 
 log = structlog.get_logger(__name__)
+
+# Deadlines are minutes and more: looking for one that has passed goes through all models.
+_EXPIRE_MS = 1_000
 
 
 class Author:
@@ -37,16 +41,14 @@ class Author:
         self._labels = settings.topic("labels")
         self.effects: list[Record] = []
 
-    def advance(self, shard: Shard, model: Model, watched: Watched) -> None:
-        """Complete and mature panes, and look at each once, in order."""
+    def advance(self, shard: Shard, read_up_to: Mapping[Source, int], model: Model, watched: Watched) -> None:
+        """Complete and mature panes as far as partitions have been read up to, and look at each once, in order."""
         clock = watched.record.clock
-        if not (clock.complete.crossings or clock.mature.crossings):
-            return
         before = (clock.complete.done_ms, clock.mature.done_ms)
         uses_features = any(feature.source == "features" for feature in model.config.features.values())
         drift_topics = (self._predictions, self._features) if uses_features else (self._predictions,)
         clock.advance(
-            {source: read for source, (_id, _end, read) in shard.position.progress.items()},
+            read_up_to,
             drift=_partitions(shard.position.counts, drift_topics),
             labels=_partitions(shard.position.counts, (self._labels,)),
         )
@@ -193,6 +195,9 @@ class Author:
 
     def expire(self, shard: Shard, now_ms: int) -> None:
         """Fail what has stood too long, and publish a request again that nobody has accepted."""
+        if now_ms < shard.expired_ms + _EXPIRE_MS:
+            return
+        shard.expired_ms = now_ms
         for name, watched in shard.models.items():
             model = self._catalog.model(name)
             if model is None or not lifecycle.is_open(watched.record.life):

@@ -62,6 +62,10 @@ class Catalog:
         """Return a model, or None when it is not configured."""
         return self._models.get(name)
 
+    def is_deleted(self, name: str) -> bool:
+        """Tell whether a model was configured and is no more: it is not one that is unknown, or refused."""
+        return name in self._deleted
+
     def await_model(self, name: str, timeout_s: float) -> Model | None:
         """Return a model that another worker knows already and this one is about to; None when it does not come."""
         with self._lock:

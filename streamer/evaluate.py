@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -20,7 +21,7 @@ from streamer.pane_store import PaneKey
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
 from streamer.shard import Shard, restore_shard
-from streamer.state_log import ShardPosition, read_partition
+from streamer.state_log import ShardPosition, read_partitions
 from streamer.transaction import Batch, Partition, Record, Standing, StepFailed, resume
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,9 @@ _CATALOG_S = 5.0
 _COMMAND = msgspec.json.Decoder(Command)
 # What of it is kept and answered has to fit into messages of its own.
 MAX_COMMAND_BYTES = 100_000
+
+
+Act = Callable[[Model, Watched], None]
 
 
 class Evaluate:
@@ -61,6 +65,7 @@ class Evaluate:
         self._shown_at = 0.0
         self._absent: set[str] = set()
         self._absent_as_of = catalog.revision
+        self._buried_as_of = -1
         self._patience_s = _CATALOG_S
         self._told_epochs: set[tuple[str, int]] = set()
 
@@ -74,10 +79,14 @@ class Evaluate:
         self._author.effects.clear()
         self._changed_bytes = 0
         self._shards = {}
+        self._buried_as_of = -1
         starts: dict[Partition, int] = {}
-        for index in sorted({partition.number for partition in standing}):
-            stored = read_partition(self._properties, self._state, index)
-            shard = self._shards[index] = restore_shard(index, stored, self._catalog)
+        owned = sorted({partition.number for partition in standing})
+        began = time.monotonic()
+        stored = read_partitions(self._properties, self._state, owned)
+        read_s = time.monotonic() - began
+        for index in owned:
+            shard = self._shards[index] = restore_shard(index, stored.pop(index), self._catalog)
             for topic in self.topics:
                 partition = Partition(topic, index)
                 if partition not in standing:
@@ -86,7 +95,13 @@ class Evaluate:
                     )
                 starts[partition] = resume(partition, self._agreed(shard, partition, standing), standing[partition].low)
         self._count_faulted()
-        log.info("restored", partitions=len(self._shards), models=sum(len(s.models) for s in self._shards.values()))
+        log.info(
+            "restored",
+            partitions=len(self._shards),
+            models=sum(len(shard.models) for shard in self._shards.values()),
+            read_s=round(read_s, 3),
+            decode_s=round(time.monotonic() - began - read_s, 3),
+        )
         return starts
 
     def held_back(self) -> tuple[Partition, ...]:
@@ -143,27 +158,56 @@ class Evaluate:
     def idle(self) -> None:
         """Show the live view every `view_ms`; it may be a flush ahead of what is committed."""
         self._patience_s = _CATALOG_S
+        if self._buried_as_of != self._catalog.revision:
+            self._buried_as_of = self._catalog.revision
+            self._bury()
         if (time.monotonic() - self._shown_at) * 1000 >= self._settings.worker.view_ms:
             self._shown_at = time.monotonic()
             for shard, watched, error in self._show(self._shards.values()):
                 self._fault(shard, watched, error)
 
+    def _bury(self) -> None:
+        """Forget the models that have been deleted; one that is merely unknown, or refused, is kept."""
+        for shard in self._shards.values():
+            for name in [name for name in shard.models if self._catalog.is_deleted(name)]:
+                shard.bury(name)
+                log.info("model_forgotten", model=name)
+
     def _apply(self, shard: Shard, flush: Partial) -> None:
         """Take in one flush of one ingest: counts first, then time, then what time has completed."""
-        position = shard.position
-        position.counts.update(flush.partition_counts)
+        acts: dict[str, list[Act]] = defaultdict(list)
         for increment in flush.increments:
-            self._guarded(shard, increment.model, partial(self._add, increment), even_if_faulted=True)
+            acts[increment.model].append(partial(self._add, increment))
+        for mark in flush.marks:
+            acts[mark.model].append(partial(_observe, mark))
+        for name, tallies in flush.tallies.items():
+            acts[name].append(partial(_tally_all, tallies))
+        for name, of_model in acts.items():
+            self._guarded(shard, name, of_model, even_if_faulted=True)
+        position = shard.position
         for progress in flush.progress:
             _note_progress(position, progress)
-        for mark in flush.marks:
-            self._guarded(shard, mark.model, partial(_observe, mark), even_if_faulted=True)
-        for name, tallies in flush.tallies.items():
-            self._guarded(shard, name, partial(_tally_all, tallies), even_if_faulted=True)
-        for name in list(shard.models):
+        if not flush.partition_counts.items() <= position.counts.items():
+            position.counts.update(flush.partition_counts)
+            shard.waiting.wake(shard.models)
+        if shard.configured_as_of != self._catalog.revision:
+            shard.configured_as_of = self._catalog.revision
+            shard.waiting.wake(shard.models)
+        shard.waiting.wake(mark.model for mark in flush.marks)
+        self._advance(shard)
+
+    def _advance(self, shard: Shard) -> None:
+        """Look at what time has completed of the models that time can have completed something of."""
+        read_up_to = {source: read for source, (_id, _end, read) in shard.position.progress.items()}
+        latest = max(read_up_to.values(), default=0)
+        act = partial(self._author.advance, shard, read_up_to)
+        for name in shard.waiting.ready(latest):
+            watched = shard.models.get(name)
             # What is kept of a model that is configured no more stands still.
-            if self._catalog.model(name) is not None:
-                self._guarded(shard, name, partial(self._author.advance, shard))
+            if watched is None or watched.record.clock.waits_until_ms is None or self._catalog.model(name) is None:
+                continue
+            self._guarded(shard, name, [act])
+            shard.waiting.until(name, watched.record.clock.waits_until_ms, latest)
 
     def _add(self, increment: Increment, model: Model, watched: Watched) -> None:
         held_epoch = watched.record.model_epoch
@@ -214,7 +258,9 @@ class Evaluate:
             answer = effects.refusal(self._settings, home, command, reason, shard.position.now_ms)
             self._author.effects.append(answer)
             return
-        self._guarded(shard, command.model, partial(self._author.answer, shard, command), even_if_faulted=True)
+        self._guarded(shard, command.model, [partial(self._author.answer, shard, command)], even_if_faulted=True)
+        # A fault that was cleared lets panes complete that had to wait for it.
+        shard.waiting.wake([command.model])
 
     def _misdirected(self, shard: Shard, command: Command) -> str | None:
         """Return why a command is not for any model kept here, None if it is."""
@@ -256,11 +302,11 @@ class Evaluate:
         self,
         shard: Shard,
         name: str,
-        act: Callable[[Model, Watched], None],
+        acts: Iterable[Act],
         *,
         even_if_faulted: bool = False,
     ) -> None:
-        """Do something to a model; an error there marks that model, and does not follow its partition around.
+        """Do things to a model; an error in one marks that model, and does not follow its partition around.
 
         A faulted model is counted on; its looks stop.
         """
@@ -270,10 +316,11 @@ class Evaluate:
         watched = shard.watched(model)
         if watched.record.life.faulted is not None and not even_if_faulted:
             return
-        try:
-            act(model, watched)
-        except FAULTS as error:
-            self._fault(shard, watched, error)
+        for act in acts:
+            try:
+                act(model, watched)
+            except FAULTS as error:
+                self._fault(shard, watched, error)
 
     def _fault(self, shard: Shard, watched: Watched, error: Exception) -> None:
         """Mark a model faulted; the first error stays its reason."""

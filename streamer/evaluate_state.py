@@ -13,7 +13,7 @@ from streamer.catalog import Catalog
 from streamer.pane_store import Pane
 from streamer.settings import Settings
 from streamer.shard import restore_shard
-from streamer.state_log import read_partition
+from streamer.state_log import read_partitions
 
 PaneCounts = dict[tuple[str, str, str, int, str, str], NDArray[np.generic]]
 
@@ -48,8 +48,9 @@ def read_committed(settings: Settings, catalog: Catalog) -> Committed:
     """Return the committed counts, as `read_panes` does, with the raw offsets they reach up to."""
     properties = kafka_clients.librdkafka(settings.kafka.properties(), scope="consumer")
     found = Committed({}, {})
+    stored = read_partitions(properties, settings.topic("state"), range(settings.internal_partitions))
     for index in range(settings.internal_partitions):
-        shard = restore_shard(index, read_partition(properties, settings.topic("state"), index), catalog)
+        shard = restore_shard(index, stored.pop(index), catalog)
         found.ends[index] = {source: end for source, (_id, end, _read) in shard.position.progress.items()}
         for model, watched in shard.models.items():
             for key, pane in watched.panes.items():

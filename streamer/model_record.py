@@ -12,6 +12,7 @@ from monitors.canary import CanaryVerdict, Comparison
 from monitors.lifecycle import ModelState
 from monitors.panes import ModelClock
 from monitors.policy import AlertState, PerformanceLook
+from streamer.compression import compress, decompress
 from streamer.events import RetrainRequest
 from streamer.models import ModelConfig
 from streamer.pane_store import Pane, PaneKey
@@ -139,9 +140,9 @@ _DECODE = msgspec.msgpack.Decoder(ModelRecord)
 
 def encode_record(record: ModelRecord) -> bytes:
     """Return a record's stored form."""
-    return _ENCODE.encode(record)
+    return compress(_ENCODE.encode(record))
 
 
 def decode_record(raw: bytes) -> ModelRecord:
     """Read a stored record back."""
-    return _DECODE.decode(raw)
+    return _DECODE.decode(decompress(raw))

@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 from monitors.canary import EXPOSURE_DTYPE, OUTCOME_DTYPE, merge_rows
 from monitors.profile import ReferenceProfile
 from monitors.sketch import HistogramSketch
+from streamer.compression import compress, decompress
 from streamer.events import Increment, OffsetRange, Origin
 
 IntArray = NDArray[np.int64]
+_Source = tuple[str, str, int]
 _PART_BYTES = 200_000
+# Every pane names the same few partitions: they are kept once.
+_SOURCES: dict[_Source, _Source] = {}
 
 
 class PaneKey(NamedTuple):
@@ -29,7 +33,7 @@ class PaneKey(NamedTuple):
     start_ms: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Tally:
     """Counts that came while the pane was open, or after it was complete; `cells` by the reference they are over."""
 
@@ -49,7 +53,7 @@ class Tally:
             held.add_pairs(increment.cells)
 
 
-@dataclass
+@dataclass(slots=True)
 class Pane:
     """Everything known of one pane of one version. Performance counts are signed."""
 
@@ -89,7 +93,7 @@ class Pane:
         _add_rows(self.exposures, increment.exposures, EXPOSURE_DTYPE)
         _add_rows(self.outcomes, increment.outcomes, OUTCOME_DTYPE)
         for place in increment.offsets:
-            source = (place.topic, place.topic_id, place.partition)
+            source = _once((place.topic, place.topic_id, place.partition))
             low, high = self.offsets.get(source, (place.first, place.last))
             self.offsets[source] = (min(low, place.first), max(high, place.last))
 
@@ -137,12 +141,12 @@ def encode_pane(pane: Pane) -> list[bytes]:
         {key: rows.tobytes() for key, rows in pane.outcomes.items()},
         [(*source, low, high) for source, (low, high) in pane.offsets.items()],
         [
-            (late, fingerprint, sketch.to_pairs())
+            (late, fingerprint, sketch.pack())
             for late, tally in ((False, pane.on_time), (True, pane.late))
             for fingerprint, sketch in tally.cells.items()
         ],
     )
-    raw = _ENCODE.encode(stored)
+    raw = compress(_ENCODE.encode(stored))
     chunks = [raw[at : at + _PART_BYTES] for at in range(0, len(raw), _PART_BYTES)]
     return [_PARTS.pack(len(chunks)) + chunks[0], *chunks[1:]]
 
@@ -164,7 +168,7 @@ def decode_pane(parts: Mapping[int, bytes], dtype: str) -> Pane:
     if not number or any(part not in parts for part in range(number)):
         raise ValueError(f"stored pane: got parts {sorted(parts)}, wanted all of {number or 'its first'}")
     chunks = [parts[part] for part in range(number)]
-    stored = _DECODE.decode(chunks[0][_PARTS.size :] + b"".join(chunks[1:]))
+    stored = _DECODE.decode(decompress(chunks[0][_PARTS.size :] + b"".join(chunks[1:])))
     pane = Pane(
         Tally(*stored.on_time),
         Tally(*stored.late),
@@ -173,13 +177,11 @@ def decode_pane(parts: Mapping[int, bytes], dtype: str) -> Pane:
         {key: np.frombuffer(raw, dtype).copy() for key, raw in stored.performance.items()},
         {key: np.frombuffer(raw, EXPOSURE_DTYPE).copy() for key, raw in stored.exposures.items()},
         {key: np.frombuffer(raw, OUTCOME_DTYPE).copy() for key, raw in stored.outcomes.items()},
-        {(topic, tid, index): (low, high) for topic, tid, index, low, high in stored.offsets},
+        {_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},
         stored.looked,
     )
-    for late, fingerprint, pairs in stored.cells:
-        sketch = HistogramSketch.empty(fingerprint)
-        sketch.add_pairs(pairs)
-        (pane.late if late else pane.on_time).cells[fingerprint] = sketch
+    for late, fingerprint, packed in stored.cells:
+        (pane.late if late else pane.on_time).cells[fingerprint] = HistogramSketch.unpack(fingerprint, packed)
     return pane
 
 
@@ -195,6 +197,10 @@ def offset_ranges(panes: Iterable[Pane], kinds: Callable[[str], bool]) -> list[O
         OffsetRange(topic=topic, topic_id=topic_id, partition=index, start=low, end=high + 1)
         for (topic, topic_id, index), (low, high) in sorted(spans.items())
     ]
+
+
+def _once(source: _Source) -> _Source:
+    return _SOURCES.setdefault(source, source)
 
 
 def _add_rows(held: dict[str, NDArray[Any]], added: dict[str, bytes], dtype: Any) -> None:

@@ -20,20 +20,25 @@ from streamer.state_log import (
     parse_pane_key,
 )
 from streamer.transaction import Record, StepFailed
+from streamer.waiting import Waiting
 
 
 @dataclass
 class Shard:
     """One partition of the models: its position and everything evaluate holds of its models.
 
-    `stored_parts` counts the records each stored pane takes, by the key of its first.
+    `stored_parts` counts the records each stored pane takes, by the key of its first; `configured_as_of` is the
+    catalog's revision that completed panes were last looked for at, `expired_ms` the time deadlines were.
     """
 
     index: int
     position: ShardPosition = field(default_factory=ShardPosition)
     models: dict[str, Watched] = field(default_factory=dict)
     stored_parts: dict[str, int] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=Waiting)
     commands_read: bool = False
+    configured_as_of: int = -1
+    expired_ms: int = -1_000
     buried: list[tuple[str, Watched]] = field(default_factory=list)
 
     def watched(self, model: Model) -> Watched:
@@ -44,15 +49,24 @@ class Shard:
                 held.follow(model.config)
             return held
         if held is not None:
-            held.forget(list(held.panes))
-            self.buried.append((model.name, held))
+            self.bury(model.name)
         fresh = self.models[model.name] = Watched(ModelRecord.new(model.config), config=model.config)
         return fresh
 
+    def bury(self, name: str) -> None:
+        """Forget a model: what is stored of it goes with the next commit."""
+        held = self.models.pop(name)
+        held.forget(list(held.panes))
+        self.buried.append((name, held))
+
     def changes(self, topic: str) -> Iterator[Record]:
         """Give each changed pane once, each changed model's record, and the position they stand at."""
-        for name, watched in [*self.buried, *self.models.items()]:
-            yield from self._model_changes(topic, name, watched)
+        for name, watched in self.buried:
+            yield from self._tombstones(topic, name, watched)
+            yield self._stored(topic, model_key(name), None)
+        for name, watched in self.models.items():
+            if watched.changed or watched.dirty or watched.gone:
+                yield from self._model_changes(topic, name, watched)
         yield self._stored(topic, POSITION, encode_position(self.position))
 
     def settle(self) -> None:
@@ -64,12 +78,8 @@ class Shard:
             watched.changed = False
 
     def _model_changes(self, topic: str, name: str, watched: Watched) -> Iterator[Record]:
-        if not (watched.changed or watched.dirty or watched.gone):
-            return
+        yield from self._tombstones(topic, name, watched)
         epoch = watched.record.model_epoch
-        for key in watched.gone:
-            for part in range(self.stored_parts.pop(pane_key(name, epoch, key, 0), 1)):
-                yield self._stored(topic, pane_key(name, epoch, key, part), None)
         for key in watched.dirty:
             parts = encode_pane(watched.panes[key])
             first = pane_key(name, epoch, key, 0)
@@ -78,6 +88,13 @@ class Shard:
             for part, raw in enumerate(parts):
                 yield self._stored(topic, pane_key(name, epoch, key, part), raw)
         yield self._stored(topic, model_key(name), encode_record(watched.record))
+
+    def _tombstones(self, topic: str, name: str, watched: Watched) -> Iterator[Record]:
+        """Give a tombstone for every part of every pane that is gone."""
+        for key in watched.gone:
+            first = pane_key(name, watched.record.model_epoch, key, 0)
+            for part in range(self.stored_parts.pop(first, 0)):
+                yield self._stored(topic, pane_key(name, watched.record.model_epoch, key, part), None)
 
     def _stored(self, topic: str, key: str, value: bytes | None) -> Record:
         return Record(topic, value, key=key.encode(), partition=self.index)

@@ -1,9 +1,9 @@
-"""The state topic: what evaluate keeps in it under which key, and reading a partition of it back to its end."""
+"""The state topic: what evaluate keeps in it under which key, and reading its partitions back to their ends."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,6 +16,7 @@ from streamer.pane_store import PaneKey
 from streamer.transaction import StepFailed
 
 _TIMEOUT_S = 60.0
+_READ = 1_000
 POSITION = "position"
 
 
@@ -64,8 +65,8 @@ def parse_pane_key(key: str) -> tuple[str, int, PaneKey, int]:
     return model, int(epoch), PaneKey(version, known, int(pane_ms), int(start_ms)), int(part)
 
 
-def read_partition(properties: dict[str, str], topic: str, partition: int) -> dict[str, bytes]:
-    """Return the newest value of every key of one partition of the state topic.
+def read_partitions(properties: dict[str, str], topic: str, partitions: Collection[int]) -> dict[int, dict[str, bytes]]:
+    """Return, of each of these partitions of the state topic, the newest value of every key.
 
     The end is taken as uncommitted and read up to as committed: a commit returns before its markers
     are everywhere, so a committed end may lie before a flush that is already final.
@@ -73,20 +74,21 @@ def read_partition(properties: dict[str, str], topic: str, partition: int) -> di
     Raises
     ------
     StepFailed
-        When the end is not reached in a minute, as while a dead replica's transaction stays open.
+        When nothing comes for a minute and the end is not reached, as while a dead replica's transaction stays open.
     """
-    latest: dict[str, bytes] = {}
-    for key, value in _records(properties, topic, partition):
+    latest: dict[int, dict[str, bytes]] = {partition: {} for partition in partitions}
+    for partition, key, value in _records(properties, topic, partitions):
         if value is None:
-            latest.pop(key, None)
+            latest[partition].pop(key, None)
         else:
-            latest[key] = value
+            latest[partition][key] = value
     return latest
 
 
-def _records(properties: dict[str, str], topic: str, partition: int) -> Iterator[tuple[str, bytes | None]]:
-    place = TopicPartition(topic, partition)
-    end = _uncommitted_end(properties, place)
+def _records(
+    properties: dict[str, str], topic: str, partitions: Collection[int]
+) -> Iterator[tuple[int, str, bytes | None]]:
+    ends = _uncommitted_ends(properties, topic, partitions)
     consumer = Consumer(
         {
             **properties,
@@ -99,34 +101,52 @@ def _records(properties: dict[str, str], topic: str, partition: int) -> Iterator
         }
     )
     try:
-        low, _high = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S, cached=False)
-        consumer.assign([TopicPartition(topic, partition, low)])
+        left = {}
+        for partition, end in ends.items():
+            low, _high = consumer.get_watermark_offsets(TopicPartition(topic, partition), _TIMEOUT_S, cached=False)
+            if low < end:
+                left[partition] = low
+        consumer.assign([TopicPartition(topic, partition, low) for partition, low in left.items()])
         deadline = time.monotonic() + _TIMEOUT_S
-        reached = low
-        while reached < end:
-            for message in consumer.consume(1_000, 0.2):
-                error = message.error()
+        while left:
+            for message in consumer.consume(_READ, 0.2):
+                partition, error = _number(message.partition()), message.error()
                 if error is None:
-                    # A key of a stranger's may be no text; it is none of ours either way.
-                    yield (message.key() or b"").decode(errors="replace"), message.value()
-                    reached = max(reached, (message.offset() or 0) + 1)
+                    if partition in left and _number(message.offset()) < ends[partition]:
+                        # A key of a stranger's may be no text; it is none of ours either way.
+                        yield partition, (message.key() or b"").decode(errors="replace"), message.value()
+                    reached = _number(message.offset()) + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    reached = max(reached, message.offset() or 0)
-                elif not error.retriable():
+                    reached = _number(message.offset())
+                elif error.retriable():
+                    continue
+                else:
                     raise StepFailed(f"reading {topic}[{partition}] back: {error.str()}")
+                if reached > left.get(partition, reached):
+                    left[partition] = reached
+                    deadline = time.monotonic() + _TIMEOUT_S
+                if reached >= ends[partition]:
+                    left.pop(partition, None)
             if time.monotonic() > deadline:
+                partition, reached = next(iter(left.items()))
                 raise StepFailed(
-                    f"reading {topic}[{partition}] back: at offset {reached} of {end} after {_TIMEOUT_S} s"
+                    f"reading {topic}[{partition}] back: at offset {reached} of {ends[partition]}, and nothing came "
+                    f"for {_TIMEOUT_S:.0f} s"
                 )
     finally:
         consumer.close()
 
 
-def _uncommitted_end(properties: dict[str, str], place: TopicPartition) -> int:
+def _number(value: int | None) -> int:
+    """Return an offset or partition that a consumed message always has."""
+    return -1 if value is None else value
+
+
+def _uncommitted_ends(properties: dict[str, str], topic: str, partitions: Collection[int]) -> dict[int, int]:
     admin = AdminClient({**properties, "log_level": 3})
     found = admin.list_offsets(
-        {place: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
+        {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions},  # type: ignore[no-untyped-call]
         isolation_level=IsolationLevel.READ_UNCOMMITTED,
         request_timeout=_TIMEOUT_S,
     )
-    return int(next(iter(found.values())).result().offset)
+    return {place.partition: int(future.result().offset) for place, future in found.items()}

@@ -22,7 +22,7 @@ from streamer.partitioning import partition_of
 from streamer.sdk import Client
 from streamer.settings import Settings
 from streamer.shard import restore_shard
-from streamer.state_log import read_partition
+from streamer.state_log import read_partitions
 from tests.chaos.flights import VERSION, Season
 from tests.chaos.garbage import MANY, Found, Garbage, hold_against
 from tests.chaos.schedule import Blow, blows
@@ -196,7 +196,8 @@ def _settle(settings: Settings, model: str, patience_s: float) -> None:
     left, progressed = sum(ends.values()), time.monotonic()
     while left:
         time.sleep(1.0)
-        shard = restore_shard(partition, read_partition(properties, settings.topic("state"), partition), catalog)
+        stored = read_partitions(properties, settings.topic("state"), [partition])
+        shard = restore_shard(partition, stored[partition], catalog)
         reached = {place: end for place, (_id, end, _read) in shard.position.progress.items()}
         behind = sum(max(end - reached.get(place, 0), 0) for place, end in ends.items())
         if behind < left:

@@ -51,7 +51,25 @@ def test_merging_does_not_depend_on_the_order(batches: list[np.ndarray], random)
 @given(counts)
 def test_counts_survive_the_wire_even_over_32_bits(batch: np.ndarray):
     assert (sketch_of(batch).whole(SIZE) == batch).all()
-    assert sketch_of(batch).to_pairs() == encode_pairs(batch)
+
+
+few_or_many = st.one_of(counts, hnp.arrays(np.int64, st.integers(0, 600), elements=st.sampled_from([0, 0, 0, 1, 300])))
+
+
+@given(few_or_many)
+def test_packed_counts_come_back_whether_they_are_few_or_many(batch: np.ndarray):
+    sketch = sketch_of(batch)
+    back = HistogramSketch.unpack("f", sketch.pack())
+    assert back.counts.dtype == sketch.counts.dtype
+    assert (back.whole(len(batch)) == batch).all()
+    back.add_pairs(encode_pairs(batch))
+    assert (back.whole(len(batch)) == 2 * batch).all()
+
+
+def test_few_counts_pack_to_fewer_bytes_than_cells():
+    few = np.zeros(5_000, dtype=np.int64)
+    few[[7, 4_000]] = 9
+    assert len(sketch_of(few).pack()) < 10
 
 
 @given(counts, counts)

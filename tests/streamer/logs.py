@@ -189,7 +189,7 @@ class Player:
         self.state: dict[str, bytes] = {}
         self.published: list[Record] = []
         self.committed: dict[Partition, int] = {}
-        monkeypatch.setattr(evaluate_module, "read_partition", lambda *_: dict(self.state))
+        monkeypatch.setattr(evaluate_module, "read_partitions", lambda *_: {0: dict(self.state)})
         self.restart()
 
     def restart(self) -> None:

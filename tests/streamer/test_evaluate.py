@@ -367,3 +367,51 @@ def test_a_state_topic_that_is_gone_is_an_error_not_a_fresh_start(monkeypatch: A
     player.state.clear()
     with pytest.raises(StepFailed, match="Reset the group"):
         player.restart()
+
+
+def keys_of_panes(player: Player) -> list[str]:
+    return [key for key in player.state if key.startswith("pane|")]
+
+
+def test_panes_past_their_retention_leave_nothing_in_the_state(monkeypatch: Any) -> None:
+    monkeypatch.setattr("streamer.pane_store._PART_BYTES", 100)
+    log = Log(catalog_of(config(time={"retention": "3m"})))
+    player = Player(log, monkeypatch)
+    for pane in range(8):
+        log.flush(predictions(pane, 200))
+        player.play()
+        player.commit()
+        if pane == 4:
+            # The tombstones reach the parts another process has stored, too.
+            player.restart()
+    starts = {int(key.split("|")[6]) for key in keys_of_panes(player)}
+    assert starts == {T0 + pane * PANE for pane in (4, 5, 6, 7)}
+    assert len(keys_of_panes(player)) > 2 * len(starts)
+
+
+def test_a_deleted_model_leaves_nothing_in_the_state(monkeypatch: Any) -> None:
+    monkeypatch.setattr("streamer.pane_store._PART_BYTES", 100)
+    log = drifting(config())
+    player = played(log, monkeypatch)
+    assert len(keys_of_panes(player)) > 12
+    log.catalog.put_model("churn", None)
+    player.restart()
+    player.evaluate.idle()
+    player.commit()
+    assert player.state.keys() == {"position"}
+
+
+def test_a_model_made_again_begins_empty_and_nothing_is_left_of_the_old_one(monkeypatch: Any) -> None:
+    log = drifting(config())
+    player = played(log, monkeypatch)
+    log.catalog.put_model("churn", None)
+    player.evaluate.idle()
+    log.catalog.put_model("churn", config(model_epoch=2).to_json())
+    log.flush(predictions(12, 50))
+    player.play()
+    player.commit()
+    assert len(player.state) == 3
+    assert all(key.startswith("pane|churn|2|") for key in keys_of_panes(player))
+    player.restart()
+    (shard,) = player.evaluate._shards.values()
+    assert shard.models["churn"].record.model_epoch == 2

@@ -18,6 +18,7 @@ from streamer.catalog import Catalog, Model
 from streamer.decode import Event
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
+from streamer.join_records import EXPIRY_GRAIN_MS
 
 # Model, version, origin, pane start in ms, kind, name: as `streamer.evaluate_state.read_panes` has them.
 Key = tuple[str, str, str, int, str, str]
@@ -63,6 +64,9 @@ class Tally:
     _values: dict[Group, list[Any]] = field(default_factory=lambda: defaultdict(list))
     _rows: dict[Group, list[Row]] = field(default_factory=lambda: defaultdict(list))
     _first: dict[tuple[str, str, str, str], Prediction] = field(default_factory=dict)
+    # When the log has had a prediction of an id first, and an entry that its record in the join store waits on last.
+    _seen: dict[tuple[str, str], int] = field(default_factory=dict)
+    _latest: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def add_predictions(self, places: Iterable[Place]) -> None:
         """Count predictions; of those that a label could join, the first of an identity."""
@@ -74,6 +78,7 @@ class Tally:
                 identity = (event.model, event.prediction_id, event.version, event.origin)
                 if self._first.setdefault(identity, event) is not event:
                     continue
+                self._seen.setdefault((event.model, event.prediction_id), place.record_ms)
             self.events += 1
             if event.origin == "live":
                 self.newest[event.model] = max(self.newest[event.model], event.ts)
@@ -107,12 +112,24 @@ class Tally:
                 continue
             rank = (label.revision, label.ts, place.partition, place.offset)
             key = (label.model, label.prediction_id)
+            if self._is_forgotten(key, place.record_ms, int(model.config.labels.horizon)):
+                continue
             if key not in best or rank > best[key][0]:
                 best[key] = (rank, label)
         for (name, prediction_id, _version, _origin), event in self._first.items():
             _, found = best.get((name, prediction_id), (None, None))
             if found is not None and not found.deleted:
                 self._count_joined(self._model(event), event, found)
+
+    def _is_forgotten(self, key: tuple[str, str], record_ms: int, horizon_ms: int) -> bool:
+        """Tell whether a label and its prediction come further apart than a record of the join store is kept."""
+        seen = self._seen.get(key, record_ms)
+        earlier = max(seen, self._latest.get(key, 0)) if record_ms >= seen else record_ms
+        until = -(-(earlier + horizon_ms) // EXPIRY_GRAIN_MS) * EXPIRY_GRAIN_MS
+        if max(record_ms, seen) >= until:
+            return True
+        self._latest[key] = record_ms
+        return False
 
     def panes(self) -> dict[Key, NDArray[Any]]:
         """Add everything up, by key."""

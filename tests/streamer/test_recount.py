@@ -71,6 +71,21 @@ def test_events_and_cells_are_counted_by_pane() -> None:
     assert later[1][-4:].tolist() == [0, 0, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("label_ms", "labelled"),
+    [([30_000], 1), ([180_000], 0), ([-20_000], 1), ([-180_000], 0), ([50_000, 110_000], 1), ([50_000, 300_000], 1)],
+)
+def test_a_label_further_from_its_prediction_than_the_horizon_is_not_counted(
+    label_ms: list[int], labelled: int
+) -> None:
+    tally = Tally(catalog_of(config(labels={"horizon": "30s"})))
+    tally.add_predictions([Place(T0, 0, 0, decode(json.dumps(prediction()).encode(), "predictions"))])
+    truths = [decode(json.dumps(label(revision=number)).encode(), "labels") for number in range(len(label_ms))]
+    tally.add_labels(Place(T0 + ms, 0, at, truth) for at, (ms, truth) in enumerate(zip(label_ms, truths, strict=True)))
+    found = tally.panes().get(("churn", "1", "live", T0, "labelled", ""))
+    assert (0 if found is None else int(found[0])) == labelled
+
+
 def test_a_number_in_a_text_is_unseen() -> None:
     cells = counted({"predictions": [[prediction(features={"age": "40"})]]})["cells", "age"]
     assert cells[-1] == 1

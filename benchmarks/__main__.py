@@ -39,12 +39,12 @@ def everything(
     else:
         report.show(results, only=set(names))
     failed = [name for name in names if results.subjects[name].fault]
-    if not quick and not failed:
+    if not quick:
         write_results(results)
         picture.draw(results)
         report.write_page(results)
     if failed:
-        typer.echo(f"failed: {', '.join(failed)}; nothing was kept", err=True)
+        typer.echo(f"failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
 
 

@@ -63,7 +63,7 @@ def live_view(settings: Settings) -> LiveView:
 
 def publish_models(settings: Settings, configs: Sequence[ModelConfig], created_ms: int) -> None:
     """Write models that have the same features, each with its reference, to their topics."""
-    producer = Producer(kafka_clients.producer_config(settings))
+    producer = Producer(kafka_clients.producer_config(settings, {"log_level": 0}))
     profile = traffic.reference(configs[0], created_ms=created_ms)
     for config in configs:
         for part, value in dataclasses.replace(profile, model=config.name).to_parts().items():

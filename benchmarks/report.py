@@ -54,7 +54,9 @@ def markdown(results: Results) -> Iterator[str]:
     """Yield the lines of the table, and of what was measured where and when."""
     yield "| figure | measured | aim | met |"
     yield "|---|---|---|---|"
-    for findings in results.subjects.values():
+    for name, findings in results.subjects.items():
+        if findings.fault:
+            yield f"| {name} | failed | | no |"
         for each in findings.figures:
             yield f"| {each.name} | {measured(each)} | {aim(each)} | {_VERDICTS[each.met]} |"
     days = sorted({findings.measured[:10] for findings in results.subjects.values()})

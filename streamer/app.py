@@ -49,7 +49,8 @@ class Worker:
         self.catalog = Catalog()
         self.keys = Keys(settings.namespace)
         self.redis = redis.Redis.from_url(settings.redis.url, socket_timeout=5, socket_connect_timeout=5)
-        self.live = LiveWriter(self.redis, self.keys, self.catalog)
+        budget_s = settings.worker.view_share * settings.worker.view_ms / 1000
+        self.live = LiveWriter(self.redis, self.keys, self.catalog, budget_s=budget_s)
         self.stop = threading.Event()
         self.steps: dict[str, TransactionalStep] = {}
         self.failure: BaseException | None = None

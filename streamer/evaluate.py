@@ -228,11 +228,9 @@ class Evaluate:
             _tally(watched, "late", increment.events)
             telemetry.LATE.labels(model.name).inc(increment.events)
         key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
-        unchanged = key not in watched.dirty
-        pane = watched.pane(key)
-        if unchanged:
-            self._changed_bytes += pane.nbytes
-        pane.add(increment, late=late, dtype=model.schema.dtype)
+        if key not in watched.dirty and key in watched.panes:
+            self._changed_bytes += watched.panes[key].nbytes
+        watched.add(key, increment, late=late, dtype=model.schema.dtype)
 
     def _answer(self, shard: Shard, raw: bytes, offset: int) -> None:
         """Answer one command; only evaluate changes a model's state, and every answer is in the ledger.

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 import redis
 import structlog
 
-from monitors import lifecycle
-from monitors.drift import FeatureDrift as Drift
-from monitors.profile import ReferenceProfile
-from streamer import documents, effects, looks, telemetry
+from streamer import documents, effects, live_documents, looks, telemetry
 from streamer.catalog import Catalog, Model
 from streamer.model_record import FAULTS, Watched
-from streamer.pane_store import Pane
 from streamer.shard import Shard
 from streamer.state import OLDER_SPLIT, Keys
 
@@ -58,6 +51,9 @@ return held and 1 or 2
 )
 _REFUSED, _NEW = 0, 2
 
+Shown = tuple[Shard, Model, Watched]
+Failed = tuple[Shard, Watched, Exception]
+
 
 class LiveWriter:
     """Writes what changed since the last time; asked to `reconcile`, writes everything again.
@@ -65,10 +61,11 @@ class LiveWriter:
     Redis being away stops nothing: the view is written again when it is back.
     """
 
-    def __init__(self, client: redis.Redis, keys: Keys, catalog: Catalog) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, catalog: Catalog, *, budget_s: float) -> None:
         self._redis = client
         self._keys = keys
         self._catalog = catalog
+        self._budget_s = budget_s
         self._write = client.register_script(_WRITE)
         self._reachable = True
         self._everything = True
@@ -82,22 +79,24 @@ class LiveWriter:
         """Have the next `show` write every document, as after a flushed Redis."""
         self._everything = True
 
-    def show(self, shards: Iterable[Shard]) -> list[tuple[Shard, Watched, Exception]]:
-        """Write the documents of every model that has changed; return those that could not be computed, and why."""
+    def show(self, shards: Iterable[Shard]) -> list[Failed]:
+        """Write what has changed; return the models that could not be computed, and why.
+
+        States and counts are written at once. Statistics are what costs: of those, as many models' are computed as
+        `view_share` of the time allows, at least one, those that have waited longest first.
+        """
         everything, self._everything = self._everything, False
-        failed: list[tuple[Shard, Watched, Exception]] = []
+        failed: list[Failed] = []
         try:
             # A Redis that was flushed has not even the summaries.
             everything = everything or not self._redis.exists(self._keys.models())
-            for shard in shards:
-                for name, watched in shard.models.items():
-                    model = self._catalog.model(name)
-                    if model is not None and (everything or not watched.shown):
-                        # What cannot be computed of a model is tried again when the model has changed.
-                        error = self._show_model(shard, model, watched)
-                        watched.shown = True
-                        if error is not None:
-                            failed.append((shard, watched, error))
+            changed = self._changed(shards, everything)
+            for shard, model, watched in changed:
+                if not watched.shown:
+                    # What cannot be computed of a model is tried again when the model has changed.
+                    failed += self._show_state(shard, model, watched)
+            self._show_summaries([each for each in changed if each[2].counted])
+            failed += self._show_numbers(changed)
             self._reachable = True
         except redis.RedisError as error:
             self._everything = True
@@ -107,58 +106,108 @@ class LiveWriter:
             self._reachable = False
         return failed
 
-    def _show_model(self, shard: Shard, model: Model, watched: Watched) -> Exception | None:
-        """Write what can be computed of a model; return the error of what cannot."""
+    def _changed(self, shards: Iterable[Shard], everything: bool) -> list[Shown]:
+        found = []
+        for shard in shards:
+            for name, watched in shard.models.items():
+                if everything:
+                    watched.shown = False
+                if not (watched.shown and watched.numbers_shown) and (model := self._catalog.model(name)) is not None:
+                    found.append((shard, model, watched))
+        return found
+
+    def _show_state(self, shard: Shard, model: Model, watched: Watched) -> list[Failed]:
+        """Write how a model stands, whom it serves, and what has happened."""
         now_ms = int(time.time() * 1000)
-        values, failure = self._documents(model, watched, now_ms)
-        keys = [self._keys.stamp(model.name), self._keys.split(model.name), *values]
+        values, errors = self._state(model, watched, now_ms)
         # Before commands have been read to their end, a forced rollback may still stand unread.
         split = effects.deployment_of(watched.record)
         settled = shard.commands_read and bool(split.champion)
-        stamp = sum(shard.position.applied.values())
-        deployment = msgspec.json.encode(split) if settled else ""
-        written = self._write(keys=keys, args=[stamp, self._log, deployment, *values.values()])
-        telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
+        written = self._put(shard, model, values, msgspec.json.encode(split) if settled else b"")
         if written == _NEW:
             # Nothing of this model was there: what the timeline had is gone as well.
             watched.told = 0
         if written != _REFUSED:
-            summary = self._summary(model, watched, now_ms)
-            self._redis.hset(self._keys.models(), model.name, msgspec.json.encode(summary))
             self._tell(model.name, watched)
-        return failure
+        watched.shown, watched.numbers_shown, watched.counted = True, False, True
+        return [(shard, watched, error) for error in errors]
 
-    def _documents(self, model: Model, watched: Watched, now_ms: int) -> tuple[dict[str, bytes], Exception | None]:
-        """Return a model's documents by key, and the last error of those that could not be computed.
+    def _show_summaries(self, counted: Sequence[Shown]) -> None:
+        """Write the lines of these models in the list of all, but for those that another worker is ahead with."""
+        if not counted:
+            return
+        now_ms = int(time.time() * 1000)
+        stamps: Any = self._redis.mget([self._keys.stamp(model.name) for _shard, model, _watched in counted])
+        lines: dict[Any, Any] = {}
+        for (shard, model, watched), held in zip(counted, stamps, strict=True):
+            if not self._is_ahead(held, shard):
+                lines[model.name] = msgspec.json.encode(live_documents.summary(model, watched, now_ms))
+            watched.counted = False
+        if lines:
+            self._redis.hset(self._keys.models(), mapping=lines)
 
-        Each kind stands alone: whoever wonders about a model's numbers must still see its state, and routers its split.
+    def _show_numbers(self, due: Iterable[Shown]) -> list[Failed]:
+        failed: list[Failed] = []
+        began = time.thread_time()
+        for shard, model, watched in sorted(due, key=lambda each: each[2].numbers_at_s):
+            values, errors = self._numbers(model, watched, int(time.time() * 1000))
+            if self._put(shard, model, values) == _NEW:
+                watched.shown = False
+            watched.numbers_shown, watched.numbers_at_s = True, time.monotonic()
+            failed += [(shard, watched, error) for error in errors]
+            if time.thread_time() - began >= self._budget_s:
+                break
+        return failed
+
+    def _put(self, shard: Shard, model: Model, values: Mapping[str, bytes], split: bytes = b"") -> int:
+        """Write a model's documents, all or none of them."""
+        keys = [self._keys.stamp(model.name), self._keys.split(model.name), *values]
+        written: Any = self._write(keys=keys, args=[_read(shard), self._log, split, *values.values()])
+        telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
+        return int(written)
+
+    def _is_ahead(self, held: bytes | None, shard: Shard) -> bool:
+        """Tell, as the script does, whether a model's stamp is of a worker that has read further than this one."""
+        read, of_log, *_ = [*(held or b"0").decode().split(" "), ""]
+        return of_log in ("", self._log) and int(read) > _read(shard)
+
+    def _state(self, model: Model, watched: Watched, now_ms: int) -> tuple[dict[str, bytes], list[Exception]]:
+        """Return the documents of how a model stands by key, and the errors of those that could not be computed.
+
+        Each document stands alone: whoever wonders about one must still see the others, and routers their split.
         """
         name = model.name
-        values: dict[str, bytes] = {}
-        failure: Exception | None = None
-        state: list[tuple[str, Callable[[], documents.Document | None]]] = [
-            (self._keys.alerts(name), lambda: _alerts_document(watched, now_ms)),
-            (self._keys.request(name), lambda: _request_document(watched, now_ms)),
-            (self._keys.canary(name), lambda: _canary_document(model, watched, now_ms)),
+        build: list[tuple[str, Callable[[], documents.Document | None]]] = [
+            (self._keys.alerts(name), lambda: live_documents.alerts(watched, now_ms)),
+            (self._keys.request(name), lambda: live_documents.request(watched, now_ms)),
+            (self._keys.canary(name), lambda: live_documents.canary(model, watched, now_ms)),
         ]
-        for key, build in state:
+        values: dict[str, bytes] = {}
+        errors: list[Exception] = []
+        for key, built in build:
             try:
-                document = build()
+                document = built()
                 if document is not None:
                     values[key] = _value(document)
             except FAULTS as error:
-                failure = error
+                errors.append(error)
+        return values, errors
+
+    def _numbers(self, model: Model, watched: Watched, now_ms: int) -> tuple[dict[str, bytes], list[Exception]]:
+        """Return the statistics of a model's versions, as `_state` does."""
+        values: dict[str, bytes] = {}
+        errors: list[Exception] = []
         for version in watched.versions() | ({looks.served(watched)} - {"_"}):
             for numbers in (self._drift, self._performance):
                 try:
                     values |= numbers(model, watched, version, now_ms)
                 except FAULTS as error:
-                    failure = error
-        return values, failure
+                    errors.append(error)
+        return values, errors
 
     def _drift(self, model: Model, watched: Watched, version: str, now_ms: int) -> dict[str, bytes]:
         profile = self._catalog.reference(model.name, version)
-        drift, quality = _drift_documents(model, profile, watched, version, now_ms)
+        drift, quality = live_documents.drift(model, profile, watched, version, now_ms)
         return {
             self._keys.drift(model.name, version): _hash(drift),
             self._keys.quality(model.name, version): _hash(quality),
@@ -166,32 +215,11 @@ class LiveWriter:
 
     def _performance(self, model: Model, watched: Watched, version: str, now_ms: int) -> dict[str, bytes]:
         profile = self._catalog.reference(model.name, version)
-        whole, slices = _performance_documents(model, profile, watched, version, now_ms)
+        whole, slices = live_documents.performance(model, profile, watched, version, now_ms)
         return {
             self._keys.performance(model.name, version): _value(whole),
             self._keys.slices(model.name, version): _hash(slices),
         }
-
-    def _summary(self, model: Model, watched: Watched, now_ms: int) -> documents.ModelSummary:
-        record = watched.record
-        deployment = record.life.deployment
-        request = record.life.request
-        return documents.ModelSummary(
-            as_of_ms=now_ms,
-            event_time_ms=record.clock.watermark_ms,
-            n=sum(pane.events for key, pane in watched.panes.items() if key.origin == "live"),
-            model=model.name,
-            model_epoch=record.model_epoch,
-            task=model.config.task,
-            champion=deployment.champion or None,
-            challenger=deployment.challenger,
-            percent=deployment.percent,
-            state=record.alert.phase,
-            faulted=record.life.faulted is not None,
-            open_request=request.request_id if request is not None and lifecycle.is_open(record.life) else None,
-            watermark_ms=record.clock.watermark_ms,
-            looked_ms=record.mature_looked_ms,
-        )
 
     def _tell(self, name: str, watched: Watched) -> None:
         """Append to the timeline what has happened since it was last told; the stream's ids keep it single."""
@@ -208,6 +236,11 @@ class LiveWriter:
             watched.told = at
 
 
+def _read(shard: Shard) -> int:
+    """Return how far the model's own partition has been read: what stamps are compared by."""
+    return sum(shard.position.applied.values())
+
+
 def _hash(fields: dict[str, documents.Document]) -> bytes:
     flat: list[str] = ["hash"]
     for name, document in fields.items():
@@ -217,180 +250,3 @@ def _hash(fields: dict[str, documents.Document]) -> bytes:
 
 def _value(document: documents.Document) -> bytes:
     return msgspec.json.encode(["value", msgspec.json.encode(document).decode()])
-
-
-def _number(value: float | None) -> float | None:
-    """Return a number JSON can carry; an absent one is null, never a zero."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _drift_documents(
-    model: Model, profile: ReferenceProfile | None, watched: Watched, version: str, now_ms: int
-) -> tuple[dict[str, documents.Document], dict[str, documents.Document]]:
-    event_time_ms = watched.record.clock.watermark_ms
-    if profile is None:
-        events = sum(pane.events for _key, pane in watched.live(version, int(model.config.time.pane)))
-        nothing = documents.FeatureDrift(as_of_ms=now_ms, event_time_ms=event_time_ms, n=events, missing="no_reference")
-        return dict.fromkeys(model.config.features, nothing), {}
-    pane_ms = int(model.config.time.pane)
-    end_ms = event_time_ms - event_time_ms % pane_ms + pane_ms
-    measured = looks.measure_window(model, profile, watched, version, end_ms=end_ms, late=True)
-    drift: dict[str, documents.Document] = {
-        name: _drift_document(found, measured, watched.record.psi_series.get(name, []), now_ms, event_time_ms)
-        for name, found in measured.drift.items()
-    }
-    quality: dict[str, documents.Document] = {
-        name: documents.FeatureQuality(
-            as_of_ms=now_ms,
-            event_time_ms=event_time_ms,
-            n=measured.events,
-            missing_share=_number(found.missing_share),
-            reference_missing_share=_number(found.reference_missing_share),
-            unseen_share=_number(found.unseen_share),
-            fault=found.fault,
-        )
-        for name, found in measured.quality.items()
-    }
-    return drift, quality
-
-
-def _drift_document(
-    found: Drift, measured: looks.Measured, series: list[float | None], now_ms: int, event_time_ms: int
-) -> documents.FeatureDrift:
-    return documents.FeatureDrift(
-        as_of_ms=now_ms,
-        event_time_ms=event_time_ms,
-        n=found.n,
-        missing=found.missing,
-        psi=_number(found.psi),
-        ks=_number(found.ks),
-        js=_number(found.jensen_shannon),
-        wasserstein=_number(found.wasserstein),
-        p_psi=_number(found.p_psi),
-        p_ks=_number(found.p_ks),
-        threshold_psi=_number(found.threshold_psi),
-        threshold_ks=_number(found.threshold_ks),
-        alarm=found.alarm,
-        n_reference=found.n_reference,
-        missing_share=_number(found.missing_share),
-        unseen_share=_number(found.unseen_share),
-        out_of_range_share=_number(found.out_of_range_share),
-        window_start_ms=measured.start_ms,
-        window_end_ms=measured.end_ms,
-        series=series,
-    )
-
-
-def _performance_documents(
-    model: Model, profile: ReferenceProfile | None, watched: Watched, version: str, now_ms: int
-) -> tuple[documents.Document, dict[str, documents.Document]]:
-    """Live performance of the performance window: every label that has come, mature or not."""
-    record = watched.record
-    pane_ms = int(model.config.time.pane)
-    event_time_ms = record.clock.watermark_ms
-    oldest = event_time_ms - int(model.config.policy.performance_window)
-    panes = sorted(
-        (key.start_ms, pane) for key, pane in watched.live(version, pane_ms) if key.start_ms + pane_ms > oldest
-    )
-    totals: dict[str, np.ndarray[Any, Any]] = {}
-    for _start, pane in panes:
-        for key, vector in pane.performance.items():
-            totals[key] = totals[key] + vector if key in totals else vector
-    labelled, predicted = sum(pane.labelled for _s, pane in panes), sum(pane.sampled for _s, pane in panes)
-    look = record.performance if version == looks.served(watched) else None
-    baseline = None if profile is None else profile.baseline
-    whole = documents.Performance(
-        as_of_ms=now_ms,
-        event_time_ms=event_time_ms,
-        n=labelled,
-        missing=None if labelled else "no_labels_yet",
-        metrics=_metrics(model, totals.get("")),
-        baseline={} if baseline is None else {name: _number(value) for name, value in baseline.metrics.items()},
-        drop=None if look is None else _number(look.drop),
-        drop_lower=None if look is None else _number(look.lower),
-        drop_upper=None if look is None else _number(look.upper),
-        labelled=labelled,
-        predicted=predicted,
-        coverage=labelled / predicted if predicted else None,
-        maturity_ms=int(model.config.labels.maturity),
-        window_start_ms=panes[0][0] if panes else None,
-        window_end_ms=panes[-1][0] + pane_ms if panes else None,
-        series=[_point(model, start, pane) for start, pane in panes[-60:] if pane.labelled],
-    )
-    slices: dict[str, documents.Document] = {
-        key: documents.SlicePerformance(
-            as_of_ms=now_ms, event_time_ms=event_time_ms, n=int(vector[0]), metrics=_metrics(model, vector)
-        )
-        for key, vector in totals.items()
-        if key
-    }
-    return whole, slices
-
-
-def _metrics(model: Model, vector: np.ndarray[Any, Any] | None) -> dict[str, float | None]:
-    if vector is None:
-        return {}
-    return {name: _number(value) for name, value in model.schema.metrics(vector).items()}
-
-
-def _point(model: Model, start_ms: int, pane: Pane) -> dict[str, Any]:
-    metrics = _metrics(model, pane.performance.get(""))
-    return {"pane_start_ms": start_ms, "n": pane.labelled, model.schema.primary: metrics.get(model.schema.primary)}
-
-
-def _alerts_document(watched: Watched, now_ms: int) -> documents.Alerts:
-    alert = watched.record.alert
-    return documents.Alerts(
-        as_of_ms=now_ms,
-        event_time_ms=watched.record.clock.watermark_ms,
-        phase=alert.phase,
-        streaks={"drift": alert.drift_streak, "performance": alert.performance_streak},
-        since_ms=alert.since_ms,
-        cooling_until_ms=alert.cooling_until_ms,
-        fault=alert.fault,
-        faulted=watched.record.life.faulted is not None,
-    )
-
-
-def _request_document(watched: Watched, now_ms: int) -> documents.RequestView | None:
-    record = watched.record
-    state, event = record.life.request, record.request
-    if state is None:
-        return None
-    return documents.RequestView(
-        as_of_ms=now_ms,
-        event_time_ms=record.clock.watermark_ms,
-        request_id=state.request_id,
-        state=state.state,
-        kind=state.kind,
-        version=state.version,
-        raised_at_ms=state.raised_at_ms,
-        window_start_ms=None if event is None else event.window_start_ms,
-        window_end_ms=None if event is None else event.window_end_ms,
-        findings=[] if event is None else msgspec.to_builtins(event.findings),
-        run_id=state.run_id,
-        reason="" if event is None else event.reason,
-        history=[asdict(step) for step in state.history],
-    )
-
-
-def _canary_document(model: Model, watched: Watched, now_ms: int) -> documents.CanaryView | None:
-    record = watched.record
-    rollout = record.life.rollout
-    if rollout is None:
-        return None
-    verdict = record.verdict
-    return documents.CanaryView(
-        as_of_ms=now_ms,
-        event_time_ms=record.clock.watermark_ms,
-        n=0 if verdict is None else verdict.n_challenger,
-        rollout_id=rollout.rollout_id,
-        state=rollout.state,
-        request_id=rollout.request_id,
-        step=rollout.step,
-        percent=rollout.percent,
-        epoch=record.life.deployment.epoch,
-        steps=list(model.config.canary.steps),
-        verdict=None if verdict is None else msgspec.convert(asdict(verdict), documents.Verdict),
-        history=[asdict(entry) for entry in record.verdicts],
-    )

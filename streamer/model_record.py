@@ -13,7 +13,7 @@ from monitors.lifecycle import ModelState
 from monitors.panes import ModelClock
 from monitors.policy import AlertState, PerformanceLook
 from streamer.compression import compress, decompress
-from streamer.events import RetrainRequest
+from streamer.events import Increment, RetrainRequest
 from streamer.models import ModelConfig
 from streamer.pane_store import Pane, PaneKey
 
@@ -81,7 +81,10 @@ def clock_of(config: ModelConfig) -> ModelClock:
 class Watched:
     """One model in evaluate's memory: its record, its panes, and what has changed since the last commit.
 
-    `config` is the configuration its clock goes by, None before the first since it was restored.
+    `config` is the configuration its clock goes by, None before the first since it was restored. `live_events` are
+    those of its live panes. Of the live view, `shown` says whether all but counts is as it stands, `counted` whether
+    there are new counts for the list of models, `numbers_shown` and `numbers_at_s` whether and when its statistics
+    were written.
     """
 
     record: ModelRecord
@@ -89,7 +92,11 @@ class Watched:
     dirty: set[PaneKey] = field(default_factory=set)
     gone: set[PaneKey] = field(default_factory=set)
     changed: bool = True
+    live_events: int = 0
     shown: bool = False
+    counted: bool = True
+    numbers_shown: bool = False
+    numbers_at_s: float = 0.0
     told: int = 0
     config: ModelConfig | None = None
 
@@ -109,11 +116,20 @@ class Watched:
         self.dirty.add(key)
         self.gone.discard(key)
         self.changed = True
-        self.shown = False
+        self.counted, self.numbers_shown = True, False
         found = self.panes.get(key)
         if found is None:
             found = self.panes[key] = Pane()
         return found
+
+    def add(self, key: PaneKey, increment: Increment, *, late: bool, dtype: str) -> None:
+        """Add an increment to its pane (see `Pane.add`)."""
+        pane = self.pane(key)
+        before = pane.events
+        try:
+            pane.add(increment, late=late, dtype=dtype)
+        finally:
+            self.live_events += pane.events - before if key.origin == "live" else 0
 
     def live(self, version: str, pane_ms: int) -> Iterator[tuple[PaneKey, Pane]]:
         """Give the live panes of a version at the present pane width, in no order."""
@@ -128,6 +144,7 @@ class Watched:
     def forget(self, keys: Iterable[PaneKey]) -> None:
         """Drop panes past their retention."""
         for key in keys:
+            self.live_events -= self.panes[key].events if key.origin == "live" else 0
             del self.panes[key]
             self.dirty.discard(key)
             self.gone.add(key)

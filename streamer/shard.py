@@ -130,6 +130,7 @@ def restore_shard(index: int, stored: dict[str, bytes], catalog: Catalog) -> Sha
             with _naming(index, pane_key(name, epoch, pane, 0)):
                 watched.panes[pane] = decode_pane(parts, "<i8" if model is None else model.schema.dtype)
             shard.stored_parts[pane_key(name, epoch, pane, 0)] = max(parts) + 1
+            watched.live_events += watched.panes[pane].events if pane.origin == "live" else 0
     return shard
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from streamer import live
+from streamer import live_documents
 from streamer.events import Deployment, encode
 from streamer.live import LiveWriter
+from streamer.model_record import ModelRecord, Watched
 from streamer.state import Keys
 from tests.streamer.logs import Log, Player, catalog_of, config, predictions
 
@@ -36,7 +37,7 @@ def player(log: Log, monkeypatch: pytest.MonkeyPatch) -> Player:
 
 @pytest.fixture
 def writer(log: Log, store: redis.Redis) -> LiveWriter:
-    return LiveWriter(store, KEYS, log.catalog)
+    return LiveWriter(store, KEYS, log.catalog, budget_s=10.0)
 
 
 def show(player: Player, writer: LiveWriter) -> None:
@@ -52,7 +53,7 @@ def test_a_model_that_cannot_be_shown_is_faulted_and_its_state_still_shown(
     def broken(*_: Any) -> None:
         raise OverflowError("out of numbers")
 
-    monkeypatch.setattr(live, "_performance_documents", broken)
+    monkeypatch.setattr(live_documents, "performance", broken)
     show(player, writer)
     show(player, writer)
     player.commit()
@@ -150,3 +151,35 @@ def test_what_an_earlier_release_has_stamped_is_held_against_offsets_alone(
     show(player, writer)
     assert store.exists(KEYS.alerts("churn"))
     assert champion(store) == "9"
+
+
+def test_without_time_for_all_statistics_who_waits_longest_comes_first_and_counts_are_shown(
+    log: Log, player: Player, store: redis.Redis
+) -> None:
+    other = config(name="other")
+    log.catalog.put_model("other", other.to_json())
+    (shard,) = player.evaluate._shards.values()
+    shard.models["other"] = Watched(ModelRecord.new(other))
+    writer = LiveWriter(store, KEYS, log.catalog, budget_s=0.0)
+    computed = []
+    for n in (200, 300, 400):
+        show(player, writer)
+        assert json.loads(store.hget(KEYS.models(), "churn") or "{}")["n"] == n
+        assert store.exists(KEYS.alerts("other"))
+        computed.append({name for name, watched in shard.models.items() if watched.numbers_shown})
+        log.flush(predictions(1, 100))
+        player.play()
+        shard.models["other"].numbers_shown = False
+    assert computed == [{"churn"}, {"other"}, {"churn"}]
+
+
+def test_the_counts_of_a_worker_that_is_ahead_are_not_painted_over(
+    player: Player, writer: LiveWriter, store: redis.Redis
+) -> None:
+    show(player, writer)
+    (shard,) = player.evaluate._shards.values()
+    store.set(f"{KEYS.root}:{{churn}}:stamp", f"{sum(shard.position.applied.values()) + 1} - -")
+    store.hset(KEYS.models(), "churn", "of another")
+    shard.models["churn"].counted, shard.models["churn"].numbers_shown = True, False
+    show(player, writer)
+    assert store.hget(KEYS.models(), "churn") == b"of another"

@@ -17,8 +17,8 @@ from streamer.events import Increment, ModelMark, PaneOffsets
 from streamer.rows import Places, Source
 from streamer.streams import Stream
 
-# With so many more cells than values, sorting the values is cheaper than going through the cells.
-_SPARSE = 4
+# With more cells than this in all slots, sorting the values is cheaper than going through the cells.
+_DENSE = 50_000
 
 
 class Routed(NamedTuple):
@@ -167,15 +167,16 @@ def _count_cells(
     ends = np.cumsum(np.array(sizes, dtype=np.int64))
     total = int(ends[-1])
     starts = ends - np.array(sizes, dtype=np.int64)
-    keys = [_keys(starts[slot], block) for slot, piece in zip(slot_of, pieces, strict=True) for block in piece.blocks]
-    if not keys:
-        return
-    together = np.concatenate(keys)
-    if total <= _SPARSE * len(together):
-        counted = np.bincount(together, minlength=total)
+    keys = (_keys(starts, slot, block) for slot, piece in zip(slot_of, pieces, strict=True) for block in piece.blocks)
+    if total <= _DENSE:
+        # Block by block, while its keys are in the processor's cache.
+        counted = np.zeros(total, dtype=np.int64)
+        for some in keys:
+            counted += np.bincount(some, minlength=total)
         cells = np.flatnonzero(counted)
         counts = counted[cells]
     else:
+        together = np.concatenate([*keys, np.zeros(0, dtype=np.int64)])
         together.sort()
         first = np.flatnonzero(np.diff(together, prepend=-1))
         cells, counts = together[first], np.diff(first, append=len(together))
@@ -189,11 +190,17 @@ def _count_cells(
         increment.cells = raw[start:end]
 
 
-def _keys(start_of_row: IntArray, block: Block) -> IntArray:
+def _keys(starts: IntArray, slot: IntArray, block: Block) -> IntArray:
     """Return where the cells of a block lie in the vector over all slots' cells."""
-    keys = np.repeat(start_of_row, block.widths)
-    keys += block.cells
-    return keys[watched] if not (watched := block.cells != NO_CELL).all() else keys
+    cells = block.cells
+    if slot[0] == slot[-1] and (slot == slot[0]).all():
+        keys: IntArray = cells.astype(np.int64)
+        keys += starts[slot[0]]
+    else:
+        keys = np.repeat(starts[slot], block.widths)
+        keys += cells
+    watched = cells != NO_CELL
+    return keys if watched.all() else keys[watched]
 
 
 def _note_offsets(slot: IntArray, increments: Sequence[Increment], places: Sequence[Places]) -> None:

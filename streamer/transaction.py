@@ -7,7 +7,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, cast
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol, cast, overload
 
 import structlog
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, Producer
@@ -53,7 +55,7 @@ class Batch:
     read_up_to_ms: int
     offsets: list[int] = field(default_factory=list)
     record_times_ms: list[int] = field(default_factory=list)
-    keys: list[bytes | None] = field(default_factory=list)
+    keys: Sequence[bytes | None] = ()
     values: list[bytes] = field(default_factory=list)
 
 
@@ -243,17 +245,17 @@ class TransactionalStep:
                 at_end,
                 self._appended.get(partition, 0),
                 list(map(_offset, read)),
-                [appended for _kind, appended in map(Message.timestamp, read)],
-                list(map(Message.key, read)),
-                [value or b"" for value in map(Message.value, read)],
+                list(map(_appended_at, map(Message.timestamp, read))),
+                _Keys(read),
+                _values(read),
             )
 
     def _sound(self, messages: list[Message[bytes, bytes]]) -> list[Message[bytes, bytes]]:
         """Note the ends of partitions among what was read, and leave the records."""
         errors = list(map(Message.error, messages))
+        if errors.count(None) == len(messages):
+            return messages
         sound = [message for message, error in zip(messages, errors, strict=True) if error is None]
-        if len(sound) == len(messages):
-            return sound
         for message, error in zip(messages, errors, strict=True):
             if error is None:
                 continue
@@ -362,11 +364,43 @@ class TransactionalStep:
 _offset = cast("Callable[[Message[bytes, bytes]], int]", Message.offset)
 
 
+_appended_at = itemgetter(1)
+
+
+class _Keys(Sequence[bytes | None]):
+    """The keys of some messages; hardly any is asked for."""
+
+    def __init__(self, messages: list[Message[bytes, bytes]]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes | None: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes | None]: ...
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes | None] | None:
+        if isinstance(at, slice):
+            return [message.key() for message in self._messages[at]]
+        return self._messages[at].key()
+
+
+def _values(messages: list[Message[bytes, bytes]]) -> list[bytes]:
+    """Return what messages hold; one without a value, which deletes, is empty."""
+    values = list(map(Message.value, messages))
+    return cast("list[bytes]", values) if all(values) else [value or b"" for value in values]
+
+
 def _by_partition(messages: list[Message[bytes, bytes]]) -> dict[tuple[str | None, int | None], list[Any]]:
+    """Sort messages by their partition; they come in runs."""
     found: dict[tuple[str | None, int | None], list[Any]] = defaultdict(list)
+    at = 0
     places = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
-    for message, place in zip(messages, places, strict=True):
-        found[place].append(message)
+    for place, run in groupby(places):
+        end = at + len(list(run))
+        found[place] += messages[at:end]
+        at = end
     return found
 
 

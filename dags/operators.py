@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import redis
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
@@ -14,6 +13,7 @@ from dags.steps import rollout
 from dags.steps.configuration import read_config
 from dags.steps.verdicts import Awaited, read_verdict
 from dags.triggers import VerdictTrigger
+from streamer import redis_clients
 from streamer.models import ModelConfig
 from streamer.settings import Settings, load_settings
 from streamer.state import Keys
@@ -136,7 +136,7 @@ class Promote(_Advancing):
 
 
 def _look(settings: Settings, awaited: Awaited) -> dict[str, Any] | None:
-    with redis.Redis.from_url(settings.redis.url) as client:
+    with redis_clients.connect(settings) as client:
         document: Any = client.get(Keys(settings.namespace).canary(awaited.model))
     return read_verdict(document, awaited)
 

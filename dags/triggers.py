@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from dags.steps.verdicts import Awaited, read_verdict
 from streamer.events import RetrainRequest
+from streamer.redis_clients import view_options
 from streamer.settings import load_settings
 from streamer.state import Keys
 
@@ -64,7 +65,7 @@ class VerdictTrigger(BaseTrigger):
         """Fire once, with the verdict."""
         settings = load_settings()
         key = Keys(settings.namespace).canary(self.awaited.model)
-        client = redis.asyncio.Redis.from_url(settings.redis.url)
+        client = redis.asyncio.Redis.from_url(settings.redis.url, **view_options(settings))
         try:
             while True:
                 try:

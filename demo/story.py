@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import redis
 
 from dags.steps.bootstrap import bootstrap, set_champion
 from dags.steps.serving import loader
@@ -21,6 +20,7 @@ from demo.pace import pace
 from demo.report import Summary
 from demo.screen import Screen
 from demo.serving import Serving
+from streamer import redis_clients
 from streamer.documents import ModelView
 from streamer.local.mlflow import Mlflow
 from streamer.local.stack import PARTS, Stack
@@ -147,7 +147,7 @@ class Story:
     def _replay(self, settings: Settings, client: Client, place: Bookmark) -> str | None:
         """Play the flights; return why the story could not be told to its end, None when it could."""
         name, plan = self._config.name, self._plan
-        view = LiveView(redis.Redis.from_url(settings.redis.url), Keys(settings.namespace))
+        view = LiveView(redis_clients.connect(settings), Keys(settings.namespace))
         serving = Serving(client, name, load=loader(settings, self._config), sabotage=self._sabotage)
         chronicle = Chronicle(place.tale)
         started, looked, seen = time.monotonic(), 0.0, None

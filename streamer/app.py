@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from streamer import kafka_clients, telemetry
+from streamer import kafka_access, kafka_clients, redis_clients, telemetry
 from streamer.catalog import Catalog
 from streamer.control import control_table
 from streamer.evaluate import Evaluate
@@ -48,7 +48,7 @@ class Worker:
         self.role = role
         self.catalog = Catalog()
         self.keys = Keys(settings.namespace)
-        self.redis = redis.Redis.from_url(settings.redis.url, socket_timeout=5, socket_connect_timeout=5)
+        self.redis = redis_clients.connect(settings, socket_timeout=5, socket_connect_timeout=5)
         budget_s = settings.worker.view_share * settings.worker.view_ms / 1000
         self.live = LiveWriter(self.redis, self.keys, self.catalog, budget_s=budget_s)
         self.stop = threading.Event()
@@ -138,7 +138,7 @@ class Worker:
     def _ingest(self) -> Ingest:
         settings = self.settings
         store = JoinStore(
-            redis.Redis.from_url(settings.redis.join_url or settings.redis.url, socket_timeout=30),
+            redis_clients.connect_store(settings, socket_timeout=30),
             self.keys,
             buckets=settings.labels.join_buckets,
             wait_aof=settings.labels.wait_aof,
@@ -282,5 +282,10 @@ def run(settings: Settings, role: Role = "all") -> int:
         faust_worker.execute_from_commandline()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+        refused = kafka_access.refusal(worker.failure) or redis_clients.refusal(
+            worker.failure, settings.redis.join_url or settings.redis.url
+        )
+        if refused is not None:
+            raise kafka_access.Unreachable(f"the worker has ended: {refused}") from worker.failure
         return 1 if worker.failure is not None else code
     return 0

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from streamer.redis_clients import NAMES as REDIS_NAMES
+
 TransportName = Literal["kafka-python", "librdkafka"]
 
 DEFAULT_SERVERS = "127.0.0.1:9092"
@@ -28,6 +30,7 @@ class ClientSettings(msgspec.Struct, kw_only=True):
     redis_url: str
     namespace: str
     kafka: dict[str, object]
+    redis: dict[str, object]
     queue_size: int
     transport: TransportName
     spool: str | os.PathLike[str] | None
@@ -48,6 +51,7 @@ def client_settings(given: Mapping[str, Any]) -> ClientSettings:
     """
     document = _document()
     kafka = {**document.get("kafka", {}), **_kafka_variable()}
+    redis = {**document.get("redis", {}), **_redis_variables()}
     own = {**document.get("sdk", {}), **_own_variables()}
     for key in own:
         if key not in _OWN:
@@ -55,9 +59,10 @@ def client_settings(given: Mapping[str, Any]) -> ClientSettings:
     own |= {name: value for name, value in given.items() if value is not None}
     return ClientSettings(
         servers=str(kafka.pop("bootstrap.servers", DEFAULT_SERVERS)),
-        redis_url=os.environ.get("DRIFTLOOP_REDIS__URL", document.get("redis", {}).get("url", DEFAULT_REDIS)),
+        redis_url=str(redis.pop("url", DEFAULT_REDIS)),
         namespace=os.environ.get("DRIFTLOOP_NAMESPACE", document.get("namespace", "")),
         kafka=kafka,
+        redis=redis,
         queue_size=_whole(own, "queue_size", DEFAULT_QUEUE_SIZE),
         transport=own.get("transport", "kafka-python"),
         # An empty one is none, as a variable of the environment says it.
@@ -85,6 +90,11 @@ def _kafka_variable() -> dict[str, object]:
     except msgspec.MsgspecError as error:
         # The value is not repeated: it may hold a password.
         raise ValueError(f"DRIFTLOOP_KAFKA: wanted a JSON object of Kafka's properties: {error}") from error
+
+
+def _redis_variables() -> dict[str, object]:
+    given = {name: os.environ.get(f"DRIFTLOOP_REDIS__{name.upper()}") for name in ("url", *REDIS_NAMES)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _own_variables() -> dict[str, str]:

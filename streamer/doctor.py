@@ -17,7 +17,7 @@ import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streamer import kafka_clients, references, topics
+from streamer import kafka_access, kafka_clients, redis_clients, references, topics
 from streamer.addresses import without_password
 from streamer.settings import Settings, config_path, unknown_variables
 from streamer.state import Keys
@@ -30,6 +30,7 @@ SILENT_MS = 15_000
 # Event times further ahead than this are noticed as such by people reading the view.
 SKEW_MS = 2_000
 _TIMEOUT_S = 5.0
+_TIMEOUTS = {"socket_connect_timeout": 3.0, "socket_timeout": _TIMEOUT_S}
 # By it the label join gives every field of a hash an expiry of its own.
 _NEEDED_COMMAND = "hsetex"
 
@@ -61,14 +62,13 @@ def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
         yield from _guarded("topics", lambda: _topics(settings))
     else:
         yield Check("topics", "skipped", "Kafka is unreachable")
-    store = _redis("redis", settings.redis.url)
+    store = _redis("redis", settings.redis.url, redis_clients.connect(settings, **_TIMEOUTS))
     yield store
+    label_store = store
     if settings.redis.join_url and settings.redis.join_url != settings.redis.url:
-        join = _redis("label store", settings.redis.join_url)
-        yield join
-        yield from _durability("label store settings", settings.redis.join_url, join)
-    else:
-        yield from _durability("label store settings", settings.redis.url, store)
+        label_store = _redis("label store", settings.redis.join_url, redis_clients.connect_store(settings, **_TIMEOUTS))
+        yield label_store
+    yield _durability(settings, label_store)
     if kafka.status == "ok":
         yield from _guarded("models", lambda: _models(settings))
     else:
@@ -95,7 +95,9 @@ def missing_topics(settings: Settings) -> list[str]:
     """Return the short names of the topics that do not exist; KafkaException when Kafka is unreachable."""
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
     existing = admin.list_topics(timeout=_TIMEOUT_S).topics
-    return [name for name in topics.TOPICS if settings.topic(name) not in existing]
+    unseen = [name for name in topics.TOPICS if settings.topic(name) not in existing]
+    hidden = kafka_access.hidden_topics(settings, unseen)
+    return [name for name in unseen if name not in hidden]
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Iterator[Check]:
@@ -109,11 +111,12 @@ def _guarded(name: str, check: Callable[[], Check]) -> Iterator[Check]:
 def _kafka(settings: Settings) -> Check:
     servers = settings.kafka.bootstrap_servers
     try:
+        kafka_access.require(settings, timeout_s=_TIMEOUT_S)
         admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
         brokers = len(admin.list_topics(timeout=_TIMEOUT_S).brokers)
-    except KafkaException as error:
+    except (kafka_access.Unreachable, KafkaException) as error:
         remedy = 'start it, or set kafka."bootstrap.servers" (environment: DRIFTLOOP_KAFKA)'
-        return Check("kafka", "unreachable", f"{servers}: {error.args[0].str()}", remedy)
+        return Check("kafka", "unreachable", str(error), remedy)
     return Check("kafka", "ok", f"{servers}, {brokers} broker{'s' if brokers != 1 else ''}")
 
 
@@ -122,6 +125,10 @@ def _topics(settings: Settings) -> Check:
     if missing:
         full = ", ".join(settings.topic(name) for name in missing)
         return Check("topics", "failed", f"missing: {full}", "driftloop topics create")
+    hidden = kafka_access.hidden_topics(settings, topics.TOPICS)
+    if hidden:
+        full = ", ".join(settings.topic(name) for name in hidden)
+        return Check("topics", "failed", f"this client may not see: {full}", "grant it Describe on them")
     differing = [report for report in topics.ensure(settings) if report.outcome == "differs"]
     if differing:
         told = "; ".join(
@@ -133,14 +140,16 @@ def _topics(settings: Settings) -> Check:
     return Check("topics", "ok", f"{len(topics.TOPICS)} topics as configured")
 
 
-def _redis(name: str, url: str) -> Check:
+def _redis(name: str, url: str, client: redis.Redis) -> Check:
     shown = without_password(url)
-    client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
     try:
         info: Any = client.info("server")
         # In one word: redis-py's own reading of COMMAND breaks on a command the server does not know.
         known: Any = client.execute_command("COMMAND INFO", _NEEDED_COMMAND)  # type: ignore[no-untyped-call]
     except redis.RedisError as error:
+        refusal = redis_clients.refusal(error, url)
+        if refusal is not None:
+            return Check(name, "unreachable", refusal)
         return Check(name, "unreachable", f"{shown}: {error}", "start it, or set redis.url (DRIFTLOOP_REDIS__URL)")
     finally:
         client.close()
@@ -152,17 +161,16 @@ def _redis(name: str, url: str) -> Check:
     return Check(name, "ok", f"{shown}, {product} {version}")
 
 
-def _durability(name: str, url: str, reachable: Check) -> Iterator[Check]:
+def _durability(settings: Settings, reachable: Check) -> Check:
+    name = "label store settings"
     if reachable.status == "unreachable":
-        yield Check(name, "skipped", "the store is unreachable")
-        return
-    client = redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
+        return Check(name, "skipped", "the store is unreachable")
+    client = redis_clients.connect_store(settings, **_TIMEOUTS)
     try:
         found: Any = {**client.config_get("appendonly"), **client.config_get("maxmemory-policy")}
     except redis.RedisError as error:
         # Hosted servers often refuse CONFIG; then only their owner can tell.
-        yield Check(name, "warning", f"cannot be asked: {error}", "make sure appendonly is on, eviction off")
-        return
+        return Check(name, "warning", f"cannot be asked: {error}", "make sure appendonly is on, eviction off")
     finally:
         client.close()
     wrong = []
@@ -172,9 +180,8 @@ def _durability(name: str, url: str, reachable: Check) -> Iterator[Check]:
         wrong.append(f"maxmemory-policy is {found.get('maxmemory-policy')}, wanted noeviction: labels would vanish")
     if wrong:
         remedy = "CONFIG SET appendonly yes, CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
-        yield Check(name, "failed", "; ".join(wrong), remedy)
-    else:
-        yield Check(name, "ok", "append-only file on, nothing is evicted")
+        return Check(name, "failed", "; ".join(wrong), remedy)
+    return Check(name, "ok", "append-only file on, nothing is evicted")
 
 
 def _models(settings: Settings) -> Check:
@@ -191,7 +198,7 @@ def _models(settings: Settings) -> Check:
 
 
 def _workers(settings: Settings, now_ms: int) -> Check:
-    client = redis.Redis.from_url(settings.redis.url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
+    client = redis_clients.connect(settings, **_TIMEOUTS)
     try:
         workers = LiveView(client, Keys(settings.namespace)).workers()
     finally:
@@ -217,7 +224,7 @@ def _stages(role: str) -> set[str]:
 
 def _clock(settings: Settings) -> Check:
     """Compare this machine's clock with Redis's, halfway through the question."""
-    client = redis.Redis.from_url(settings.redis.url, socket_connect_timeout=3, socket_timeout=_TIMEOUT_S)
+    client = redis_clients.connect(settings, **_TIMEOUTS)
     try:
         before = time.time()
         answer: Any = client.time()

@@ -11,7 +11,7 @@ import redis
 from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streamer import kafka_clients
+from streamer import kafka_clients, redis_clients
 from streamer.catalog import Catalog
 from streamer.decode import Kind, decode, explain_future
 from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Label, encode
@@ -69,7 +69,7 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
     _refuse_while_running(admin, group)
     catalog = read_catalog(settings)
     unknown = before_their_model(settings)
-    client = redis.Redis.from_url(settings.redis.join_url or settings.redis.url, socket_timeout=30)
+    client = redis_clients.connect_store(settings, socket_timeout=30)
     try:
         store = JoinStore(
             client, Keys(settings.namespace), buckets=settings.labels.join_buckets, wait_aof=settings.labels.wait_aof

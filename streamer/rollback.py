@@ -8,7 +8,7 @@ import msgspec
 import redis
 from confluent_kafka import KafkaException
 
-from streamer import commands
+from streamer import commands, redis_clients
 from streamer.events import Deployment, encode
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
@@ -67,7 +67,7 @@ def force(settings: Settings, model: str, *, reason: str, actor: str) -> ForcedR
     RollbackError
         When neither Redis nor Kafka knows a deployment of the model.
     """
-    client = redis.Redis.from_url(settings.redis.url, socket_connect_timeout=3, socket_timeout=5)
+    client = redis_clients.connect(settings, socket_connect_timeout=3, socket_timeout=5)
     try:
         key = Keys(settings.namespace).split(model)
         held = _deployment(settings, client, key, model)

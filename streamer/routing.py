@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from streamer.events import Deployment
+from streamer.redis_clients import options as redis_options
 from streamer.state import Keys, log_of_split
 
 BUCKETS = 1000
@@ -92,6 +94,7 @@ class SplitReader:
     ----------
     redis_url : where the live view is, e.g. "redis://127.0.0.1:6379/0".
     namespace : driftloop's, "" by default.
+    options : redis-py's own beside the address: user, password, TLS's files.
     max_age_s : how old a split may become before it is read again.
     timeout_s : how long one step of talking to Redis may take: connecting, then reading.
 
@@ -100,14 +103,25 @@ class SplitReader:
     Safe to share between threads. After a fork the child starts its own reading at its first question.
     """
 
-    def __init__(self, redis_url: str, namespace: str = "", *, max_age_s: float = 1.0, timeout_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        namespace: str = "",
+        *,
+        options: Mapping[str, object] | None = None,
+        max_age_s: float = 1.0,
+        timeout_s: float = 0.5,
+    ) -> None:
         self._keys = Keys(namespace)
         self._max_age_s = max_age_s
         self._redis = redis.Redis.from_url(
             redis_url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
+            **{
+                **redis_options(redis_url, options or {}),
+                "socket_timeout": timeout_s,
+                "socket_connect_timeout": timeout_s,
+                "retry": Retry(NoBackoff(), 0),
+            },
         )
         self._splits: dict[str, Deployment | None] = {}
         self._logs: dict[str, str] = {}

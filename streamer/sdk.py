@@ -58,6 +58,7 @@ class Client:
     redis_url : where the split is read from; None for a client that never calls `choose`.
     namespace : driftloop's, "" by default.
     kafka : Kafka's client properties by their dotted names, e.g. {"security.protocol": "SASL_SSL"}.
+    redis : redis-py's username, password, ssl_ca_certs, ssl_certfile and ssl_keyfile, where the address has none.
     queue_size : how many events may be in memory, waiting or on their way, before more are dropped.
     on_drop : called in the background with the number of events newly dropped.
     transport : "kafka-python", or "librdkafka" where confluent-kafka is installed, which a replay or a
@@ -100,6 +101,7 @@ class Client:
         redis_url: str | None = DEFAULT_REDIS,
         namespace: str = "",
         kafka: Mapping[str, object] | None = None,
+        redis: Mapping[str, object] | None = None,
         queue_size: int = DEFAULT_QUEUE_SIZE,
         on_drop: Callable[[int], None] | None = None,
         transport: TransportName = "kafka-python",
@@ -117,7 +119,7 @@ class Client:
             on_drop=on_drop,
             open_spool=None if spool is None else partial(Spool, Path(spool), max_bytes=spool_bytes),
         )
-        self._splits = SplitReader(redis_url, namespace) if redis_url is not None else None
+        self._splits = SplitReader(redis_url, namespace, options=redis) if redis_url is not None else None
         prefix = f"{namespace}." if namespace else ""
         self._predictions, self._features, self._labels = (
             f"{prefix}{topic}.v1" for topic in ("predictions", "features", "labels")
@@ -137,8 +139,8 @@ class Client:
 
         The file that DRIFTLOOP_CONFIG names, else config/driftloop.toml where there is one (`namespace`,
         `[kafka]`, `[redis]` and `[sdk]` of it), then DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA (JSON),
-        DRIFTLOOP_REDIS__URL, and DRIFTLOOP_SDK__QUEUE_SIZE, __TRANSPORT, __SPOOL and __SPOOL_BYTES. An argument
-        wins over both.
+        DRIFTLOOP_REDIS__URL, __USERNAME, __PASSWORD, __SSL_CA_CERTS, __SSL_CERTFILE and __SSL_KEYFILE, and
+        DRIFTLOOP_SDK__QUEUE_SIZE, __TRANSPORT, __SPOOL and __SPOOL_BYTES. An argument wins over both.
 
         Raises
         ------
@@ -153,6 +155,7 @@ class Client:
             redis_url=found.redis_url,
             namespace=found.namespace,
             kafka=found.kafka,
+            redis=found.redis,
             queue_size=found.queue_size,
             on_drop=on_drop,
             transport=found.transport,

@@ -8,10 +8,20 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -74,11 +84,27 @@ class KafkaSettings(BaseModel):
 
 
 class RedisSettings(Section):
-    """Where the live view lives and, where it is another server, the label-join store."""
+    """Where the live view lives and, where it is another server, the label-join store; who asks, and TLS's files.
+
+    User, password and files are those of both addresses; an address that has its own keeps them.
+    """
 
     url: RedisUrl = "redis://127.0.0.1:6379/0"
     # An empty variable of the environment is none.
     join_url: Annotated[RedisUrl | None, BeforeValidator(lambda url: url or None)] = None
+    username: str | None = None
+    password: SecretStr | None = None
+    ssl_ca_certs: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_has_an_address_for_it(self) -> Self:
+        """Refuse TLS's files where nothing is encrypted: whoever gave them believes that it is."""
+        given = [name for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") if getattr(self, name) is not None]
+        if given and not any((url or "").startswith("rediss://") for url in (self.url, self.join_url)):
+            raise ValueError(f"{given[0]} is given, but no address is encrypted; wanted rediss:// in url or join_url")
+        return self
 
 
 class TopicSettings(Section):

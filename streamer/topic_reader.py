@@ -119,6 +119,8 @@ def _messages(consumer: Consumer, topic: str, left: dict[int, int], timeout_s: f
 def _places(settings: Settings, topic: str, partitions: Iterable[int] | None) -> list[TopicPartition]:
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
     found = admin.list_topics(topic, timeout=_REQUEST_S).topics[topic]
+    if found.error is not None and found.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        raise KafkaException(KafkaError(found.error.code(), f"{topic}: {found.error.str()}"))
     if found.error is not None or not found.partitions:
         raise ReadError(f"topic {topic}: does not exist; run `driftloop topics create`")
     wanted = set(found.partitions) if partitions is None else set(partitions)

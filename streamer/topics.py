@@ -10,6 +10,7 @@ from typing import Literal
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
+from streamer import kafka_clients
 from streamer.settings import Settings, TopicSettings
 
 RAW_PARTITIONS = 4
@@ -220,7 +221,7 @@ def _wanted(topic: Topic, settings: Settings) -> _Wanted:
 
 
 def _admin(settings: Settings) -> AdminClient:
-    return AdminClient({**settings.kafka.properties()})
+    return AdminClient(kafka_clients.admin_config(settings))
 
 
 def _existing(admin: AdminClient, settings: Settings) -> dict[str, int]:

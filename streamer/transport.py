@@ -179,7 +179,7 @@ class KafkaPythonTransport:
             # The producer leaves it open.
             for each in made:
                 each.close()
-            raise NotReadyError(str(error)) from error
+            raise NotReadyError(f"{error}{_hint(options)}") from error
         self._awaited: deque[tuple[int, Future]] = deque()
 
     def send(self, number: int, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
@@ -225,6 +225,13 @@ def _reach(servers: Sequence[str], *, timeout_s: float) -> None:
         else:
             return
     raise NotReadyError(f"no broker answers at {', '.join(servers)}: {reason}") from reason
+
+
+def _hint(options: Mapping[str, Any]) -> str:
+    """Return what kafka-python does not tell of a broker that refuses: it sees no more than a lost connection."""
+    if options.get("sasl_mechanism"):
+        return ' (so it also looks when "sasl.username", "sasl.password" or the certificate is refused)'
+    return " (so it also looks when the certificate is refused)" if options.get("ssl_context") else ""
 
 
 def kafka_python_options(properties: Mapping[str, object]) -> dict[str, Any]:

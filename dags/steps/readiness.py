@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import redis
-
 from dags.steps.outcomes import Unmendable
+from streamer import redis_clients
 from streamer.models import ModelConfig
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -41,7 +40,7 @@ def check(settings: Settings, config: ModelConfig, *, allowed: bool, now_ms: int
         raise BlockedError(
             f"{config.name}: canary.steps: got {len(config.canary.steps)}, the canary DAG has {MAX_STEPS}; give fewer"
         )
-    with redis.Redis.from_url(settings.redis.url) as client:
+    with redis_clients.connect(settings) as client:
         view = LiveView(client, Keys(settings.namespace)).model(config.name)
     if view is None:
         raise NotReadyError(f"{config.name}: the live view does not know it yet; is a worker with evaluate running?")

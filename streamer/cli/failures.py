@@ -37,8 +37,8 @@ def _ours(error: BaseException) -> tuple[str, int] | None:
     if type(error).__module__.partition(".")[0] not in {"streamer", "monitors", "dags", "demo"}:
         return None
     # A worker that does not answer is a dependency too: the same command may work in a minute.
-    code = UNREACHABLE if type(error).__name__ in {"CommandTimeout", "Unreachable"} else FAILED
-    return str(error), code
+    away = type(error).__name__ in {"CommandTimeout", "Unreachable"} or _kafka_lacks_right(error.__cause__)
+    return str(error), UNREACHABLE if away else FAILED
 
 
 def _redis(error: BaseException) -> tuple[str, int] | None:
@@ -46,9 +46,13 @@ def _redis(error: BaseException) -> tuple[str, int] | None:
 
     if not isinstance(error, redis.exceptions.RedisError):
         return None
-    # A refused password is a ConnectionError of redis-py's, though somebody has answered.
-    gone = redis.exceptions.ConnectionError | redis.exceptions.TimeoutError
-    if isinstance(error, gone) and not isinstance(error, redis.exceptions.AuthenticationError):
+    from streamer.cli.surroundings import settings
+    from streamer.redis_clients import refusal
+
+    refused = refusal(error, settings().redis.url)
+    if refused is not None:
+        return refused, UNREACHABLE
+    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
         return (
             f"Redis at {_address('redis')} does not answer ({_first_line(error)}); "
             "start it, or set redis.url in the configuration or DRIFTLOOP_REDIS__URL",
@@ -69,7 +73,12 @@ def _kafka(error: BaseException) -> tuple[str, int] | None:
             'start it, or set kafka."bootstrap.servers" in the configuration or DRIFTLOOP_KAFKA',
             UNREACHABLE,
         )
-    return f"Kafka at {_address('kafka')} refused: {text}", FAILED
+    return f"Kafka at {_address('kafka')} refused: {text}", UNREACHABLE if _kafka_lacks_right(error) else FAILED
+
+
+def _kafka_lacks_right(error: BaseException | None) -> bool:
+    reason = error.args[0] if error is not None and error.args else error
+    return hasattr(reason, "name") and str(reason.name()).endswith("AUTHORIZATION_FAILED")  # type: ignore[union-attr]
 
 
 def _installation(error: BaseException) -> tuple[str, int] | None:

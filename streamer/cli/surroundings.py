@@ -13,13 +13,16 @@ from typing import Any
 
 import redis
 
+from streamer import redis_clients
 from streamer.settings import Settings, config_path, load_settings
 from streamer.state import Keys
 from streamer.view import LiveView
 
 STACK_DIRECTORY = Path(".driftloop")
-# How long a server may take to answer before it is called unreachable.
+# How long Kafka may take to answer before it is called unreachable.
 PATIENCE_S = 5.0
+# How long Redis may take to connect and to answer before it is called unreachable.
+_SHORT = {"socket_connect_timeout": 3.0, "socket_timeout": 10.0}
 _ADDRESSES = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS__URL")
 
 
@@ -70,7 +73,7 @@ def _gives_addresses(path: Path) -> bool:
 @contextmanager
 def redis_client(configured: Settings) -> Iterator[redis.Redis]:
     """Open a client of the view's server that gives up after a few seconds instead of hanging."""
-    client = redis.Redis.from_url(configured.redis.url, socket_connect_timeout=3, socket_timeout=10)
+    client = redis_clients.connect(configured, **_SHORT)
     try:
         yield client
     finally:
@@ -85,9 +88,17 @@ def live_view(configured: Settings) -> Iterator[LiveView]:
 
 
 def require_kafka(configured: Settings) -> None:
-    """Return when Kafka answers; KafkaException within seconds when it does not."""
-    from confluent_kafka.admin import AdminClient
+    """Return when Kafka answers; `Unreachable` within seconds when it does not, or lets this client not in."""
+    from streamer import kafka_access
 
-    from streamer.kafka_clients import admin_config
+    kafka_access.require(configured, timeout_s=PATIENCE_S)
 
-    AdminClient({**admin_config(configured), "log_level": 0}).list_topics(timeout=PATIENCE_S)
+
+def require_redis_access(configured: Settings) -> None:
+    """Return unless a Redis refuses this client's user, password or certificate; one that is away may come back."""
+    for url, client in (
+        (configured.redis.url, redis_clients.connect(configured, **_SHORT)),
+        (configured.redis.join_url or configured.redis.url, redis_clients.connect_store(configured, **_SHORT)),
+    ):
+        with client:
+            redis_clients.require_access(client, url)

@@ -14,7 +14,7 @@ import typer
 
 from streamer.cli.failures import USAGE, CommandError
 from streamer.cli.present import console
-from streamer.cli.surroundings import require_kafka, settings
+from streamer.cli.surroundings import require_kafka, require_redis_access, settings
 
 
 class Role(StrEnum):
@@ -39,12 +39,14 @@ def worker(
     ] = None,
 ) -> None:
     """Run the stream worker until SIGTERM: it reads events, keeps the live view and decides."""
-    from streamer import app, topics
+    from streamer import app, kafka_access, topics
 
     configured = settings()
     if replica is not None:
         configured = configured.model_copy(update={"worker": configured.worker.model_copy(update={"replica": replica})})
     require_kafka(configured)
+    kafka_access.require_rights(configured, role.value)
+    require_redis_access(configured)
     topics.topic_ids(configured, [configured.topic(name) for name in topics.TOPICS])
     code = app.run(configured, role=role.value)
     if code:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -43,10 +44,27 @@ BROKER_SETTINGS = {
 
 
 class Kafka:
-    """The broker of a local stack."""
+    """The broker of a local stack.
 
-    def __init__(self, site: Site) -> None:
+    Parameters
+    ----------
+    broker : properties of the broker beside ours and over them, e.g. those of a listener with TLS.
+    client : the client properties that such a listener asks for; settings and this class's own client have them.
+    credentials : SCRAM's, as `kafka-storage.sh format --add-scram` takes them.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        broker: Mapping[str, str] | None = None,
+        client: Mapping[str, str] | None = None,
+        credentials: Sequence[str] = (),
+    ) -> None:
         self._site = site
+        self._broker = dict(broker or {})
+        self._client = dict(client or {})
+        self._credentials = list(credentials)
         self._child: Child | None = None
         self._port = 0
 
@@ -87,7 +105,7 @@ class Kafka:
 
     def configure(self, settings: Settings) -> Settings:
         """Return the settings with this broker's address, beside the client properties they have."""
-        properties = {**settings.kafka.properties(), "bootstrap.servers": self.address}
+        properties = {**settings.kafka.properties(), **self._client, "bootstrap.servers": self.address}
         return settings.model_copy(update={"kafka": KafkaSettings.model_validate(properties)})
 
     def _format(self, java: list[str], properties: Path) -> None:
@@ -96,9 +114,10 @@ class Kafka:
         shutil.rmtree(data / "log", ignore_errors=True)
         # One id in 64 begins with a dash: given apart from its option, it would be taken for another.
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        scram = [f"--add-scram={credential}" for credential in self._credentials]
         self._site.launcher.run(
             "kafka",
-            [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)],
+            [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties), *scram],
             log=self._site.log("kafka"),
             within_s=_READY_S,
         )
@@ -110,11 +129,14 @@ class Kafka:
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "listeners": f"CLIENTS://{self.address},CONTROLLER://{controller}",
+            "advertised.listeners": f"CLIENTS://{self.address}",
+            "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "CLIENTS",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(log),
             **BROKER_SETTINGS,
+            **self._broker,
         }
         return "".join(f"{name}={value}\n" for name, value in settings.items())
 
@@ -131,7 +153,7 @@ class Kafka:
     def _answers(self) -> bool:
         if not is_open(self._port):
             return False
-        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        admin = AdminClient({**self._client, "bootstrap.servers": self.address, "log_level": 0})
         try:
             return bool(admin.list_topics(timeout=1).brokers)
         except KafkaException:

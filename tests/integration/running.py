@@ -27,8 +27,17 @@ def environment(settings: Settings) -> dict[str, str]:
         "DRIFTLOOP_NAMESPACE": settings.namespace,
         "DRIFTLOOP_INTERNAL_PARTITIONS": str(settings.internal_partitions),
         "DRIFTLOOP_KAFKA": json.dumps(settings.kafka.properties()),
-        "DRIFTLOOP_REDIS__URL": settings.redis.url,
+        **_redis(settings),
         "DRIFTLOOP_MLFLOW__TRACKING_URI": settings.mlflow.tracking_uri,
+    }
+
+
+def _redis(settings: Settings) -> dict[str, str]:
+    table = {name: value for name, value in settings.redis if value is not None}
+    secret = settings.redis.password
+    return {
+        f"DRIFTLOOP_REDIS__{name.upper()}": secret.get_secret_value() if value is secret else str(value)
+        for name, value in table.items()
     }
 
 
@@ -88,7 +97,7 @@ def running_worker(settings: Settings, **options: str) -> Iterator[WorkerProcess
         raise
 
 
-def wait_for(read: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float = 120.0) -> T:
+def wait_for(read: Callable[[], T], wanted: Callable[[T], object], timeout_s: float = 120.0) -> T:
     """Read until what is read is wanted; fail with the last of it."""
     deadline = time.monotonic() + timeout_s
     while True:

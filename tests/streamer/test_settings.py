@@ -17,7 +17,17 @@ from streamer.settings import ConfigError, Settings, config_path, load_settings
 from streamer.topics import TOPICS
 
 DEFAULTS = Path(__file__).parents[2] / "config" / "driftloop.toml"
-ABSENT = {"redis.join_url", "mlflow.registry_uri", "mlflow.artifact_root", "sdk.spool"}
+ABSENT = {
+    "redis.join_url",
+    "redis.username",
+    "redis.password",
+    "redis.ssl_ca_certs",
+    "redis.ssl_certfile",
+    "redis.ssl_keyfile",
+    "mlflow.registry_uri",
+    "mlflow.artifact_root",
+    "sdk.spool",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +134,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        '[redis]\npassword = "hunter2"',
+        '[mlflow]\npassword = "hunter2"',
+        '[redis]\npassword = "hunter2"\nssl_ca_certs = "ca.pem"',
+        '[redis]\npassword = ["hunter2"]',
         '[redis]\nurl = 3\njoin_url = ["redis://me:hunter2@store:6379"]',
         'password = { a = ["hunter2"] }',
         '[sasl]\npassword = "hunter2"',
@@ -165,6 +177,14 @@ def test_a_variable_that_is_no_json_is_named_without_its_value(
     with pytest.raises(ConfigError, match=rf"^{name}: not valid JSON \(.*line 1.*\); wanted") as refused:
         load_settings()
     assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_tls_files_for_an_address_without_tls_are_refused(tmp_path: Path) -> None:
+    _file(tmp_path, '[redis]\nssl_ca_certs = "ca.pem"')
+    with pytest.raises(ConfigError, match=r"redis: .*ssl_ca_certs is given, but no address is encrypted; wanted rediss:"):
+        load_settings()
+    _file(tmp_path, '[redis]\njoin_url = "rediss://labels:6380/0"\nssl_ca_certs = "ca.pem"\nusername = "worker"')
+    assert load_settings().redis.username == "worker"
 
 
 def test_a_value_in_place_of_a_table_is_told_what_was_wanted(tmp_path: Path) -> None:

@@ -107,9 +107,9 @@ def test_foreseen_errors_have_their_codes() -> None:
         (CommandTimeout("late"), 3),
         (redis.exceptions.TimeoutError("slow"), 3),
         (redis.exceptions.ResponseError("wrong"), 1),
-        (redis.exceptions.AuthenticationError("invalid username-password pair"), 1),
+        (redis.exceptions.AuthenticationError("invalid username-password pair"), 3),
         (confluent_kafka.KafkaException(gone), 3),
-        (confluent_kafka.KafkaException(refused), 1),
+        (confluent_kafka.KafkaException(refused), 3),
         (FileNotFoundError(2, "No such file", "x.jsonl"), 1),
         (ModuleNotFoundError("no", name="psutil"), 1),
     ]

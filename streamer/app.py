@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import faust
-import msgspec
 import redis
 import structlog
 from confluent_kafka import Producer
@@ -24,6 +23,7 @@ from streamer.catalog import Catalog
 from streamer.control import control_table
 from streamer.evaluate import Evaluate
 from streamer.events import Command, encode
+from streamer.heartbeat import Pulse
 from streamer.ingest import RAW, Ingest
 from streamer.labels import JoinStore
 from streamer.live import LiveWriter
@@ -54,8 +54,8 @@ class Worker:
         self.stop = threading.Event()
         self.steps: dict[str, TransactionalStep] = {}
         self.failure: BaseException | None = None
+        self.pulse = Pulse(settings, role, self.redis, self.steps)
         self._ticker: Producer | None = None
-        self._counted = (time.monotonic(), 0.0)
 
     def build(self) -> None:
         """Make the stages this role runs: Kafka and the topics must be there by now."""
@@ -97,37 +97,12 @@ class Worker:
             self._ticker.produce(self.settings.topic("commands"), encode(command), partition=partition)
         self._ticker.poll(0)
 
-    def heartbeat(self) -> None:
-        """Tell the live view that this worker is there, and how fast it goes."""
-        now = time.monotonic()
-        total = sum(
-            sample.value
-            for metric in telemetry.EVENTS.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total")
-        )
-        then, before = self._counted
-        self._counted = (now, total)
-        document = {
-            "replica": self.settings.worker.replica,
-            "role": self.role,
-            "pid": os.getpid(),
-            "as_of_ms": int(time.time() * 1000),
-            "events_per_s": round((total - before) / max(now - then, 1e-9), 1),
-            "lag": self.lag(),
-        }
-        self.redis.hset(self.keys.workers(), self.settings.worker.replica, msgspec.json.encode(document))
-
-    def lag(self) -> int:
-        """Return how many records the raw topics hold that this worker has not read."""
-        step = self.steps.get("ingest")
-        return 0 if step is None else step.lag()
-
     def _step(self, name: str, stage: Any, topics: Iterable[str]) -> TransactionalStep:
         prefix = self.settings.namespace or "driftloop"
         properties = self.settings.kafka.properties()
         return TransactionalStep(
             stage,
+            name=name,
             topics=list(topics),
             group=f"{prefix}-{name}",
             replica=f"{prefix}-{name}-{self.settings.worker.replica}",
@@ -238,7 +213,7 @@ def _add_timers(app: faust.App, worker: Worker) -> None:
     @app.timer(interval=1.0)  # type: ignore[untyped-decorator]
     async def heartbeat() -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(None, worker.heartbeat)
+            await asyncio.get_running_loop().run_in_executor(None, worker.pulse.beat)
         except (redis.RedisError, RuntimeError) as error:
             # RuntimeError: a consumer that has just been closed on the way out.
             log.warning("heartbeat_failed", reason=str(error))
@@ -251,6 +226,10 @@ def _add_timers(app: faust.App, worker: Worker) -> None:
     @app.timer(interval=_RECONCILE_S)  # type: ignore[untyped-decorator]
     async def reconcile() -> None:
         worker.live.reconcile()
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, worker.pulse.forget_the_gone)
+        except redis.RedisError as error:
+            log.warning("heartbeat_failed", reason=str(error))
 
 
 def _add_pages(app: faust.App, worker: Worker) -> None:

@@ -24,6 +24,8 @@ class ModelSummary(Document, kw_only=True):
     """One line of `driftloop:models`: where a model stands.
 
     `watermark_ms` is the newest event time seen, `looked_ms` the end of the newest pane looked at for performance.
+    `tallies` are the events that did not count as the others did, by reason, since the model was made: late, too_late,
+    other_epoch, repeated and the like.
     """
 
     model: str
@@ -37,6 +39,7 @@ class ModelSummary(Document, kw_only=True):
     open_request: str | None = None
     watermark_ms: int | None = None
     looked_ms: int | None = None
+    tallies: dict[str, int] = {}
 
 
 class FeatureDrift(Document, kw_only=True):
@@ -168,7 +171,11 @@ class CanaryView(Document, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, kw_only=True):
-    """One worker of `driftloop:workers`."""
+    """One worker of `driftloop:workers`.
+
+    `lag` is what the raw topics hold that it has not read, `evaluate_lag` the same of partials and commands;
+    `transaction_ms` how long each stage's last transaction took. From `events` on, all is counted since `started_ms`.
+    """
 
     replica: str
     as_of_ms: int
@@ -176,6 +183,14 @@ class Heartbeat(msgspec.Struct, kw_only=True):
     pid: int | None = None
     events_per_s: float | None = None
     lag: int | dict[str, int] | None = None
+    evaluate_lag: int | None = None
+    transaction_ms: dict[str, float] = {}
+    started_ms: int | None = None
+    events: int | None = None
+    late: int | None = None
+    too_late: int | None = None
+    dead_letters: int | None = None
+    parked_labels: int | None = None
 
     @property
     def total_lag(self) -> int | None:

@@ -38,6 +38,7 @@ def summary(model: Model, watched: Watched, now_ms: int) -> documents.ModelSumma
         open_request=request.request_id if request is not None and lifecycle.is_open(record.life) else None,
         watermark_ms=record.clock.watermark_ms,
         looked_ms=record.mature_looked_ms,
+        tallies=dict(record.tallies),
     )
 
 

@@ -17,10 +17,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 EVENTS = Counter("driftloop_events", "Events read from a raw topic", ["source"], registry=REGISTRY)
 DEAD_LETTERS = Counter("driftloop_dead_letters", "Messages refused, by reason", ["source", "reason"], registry=REGISTRY)
-LATE = Counter("driftloop_late", "Events that came after their pane completed", ["source"], registry=REGISTRY)
-TOO_LATE = Counter("driftloop_too_late", "Events below their model's retention floor", ["source"], registry=REGISTRY)
+LATE = Counter("driftloop_late", "Events that came after their pane completed", ["model"], registry=REGISTRY)
+TOO_LATE = Counter("driftloop_too_late", "Events below their model's retention floor", ["model"], registry=REGISTRY)
 OTHER_EPOCH = Counter(
-    "driftloop_other_epoch", "Events of another model_epoch than the model's", ["source"], registry=REGISTRY
+    "driftloop_other_epoch", "Events of another model_epoch than the model's", ["model"], registry=REGISTRY
 )
 FLUSH_SECONDS = Histogram(
     "driftloop_flush_seconds", "Make durable what one flush relies on", ["stage"], buckets=_SECONDS, registry=REGISTRY
@@ -43,6 +43,13 @@ LOST_RANGE = Counter("driftloop_lost_range", "Offsets lost before they were read
 _SECRET_NAME = re.compile(r"pass(word|wd)?$|secret|token|credential|jaas|api_?key|private", re.IGNORECASE)
 _URL_USERINFO = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 _HIDDEN = "***"
+
+
+def total(counter: Counter) -> float:
+    """Return what a counter has counted since the process began, over all its labels."""
+    return sum(
+        sample.value for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")
+    )
 
 
 def redact(value: Any, name: str = "") -> Any:

@@ -121,6 +121,7 @@ class TransactionalStep:
         self,
         stage: Stage,
         *,
+        name: str,
         topics: Sequence[str],
         group: str,
         replica: str,
@@ -132,6 +133,7 @@ class TransactionalStep:
         self._stage = stage
         self._topics = list(topics)
         self._name = replica
+        self._label = name
         self._batch = batch
         self._poll_s = poll_s
         self._next: dict[Partition, int] = {}
@@ -164,15 +166,23 @@ class TransactionalStep:
             }
         )
         self.beat_s = time.monotonic()
+        self.transaction_s: float | None = None
+        self._lags: set[Partition] = set()
 
     def lag(self) -> int:
-        """Return how many records of the owned partitions are known to stand unread."""
+        """Return how many records of the owned partitions are known to stand unread; one thread asks."""
         total = 0
-        for partition, offset in list(self._next.items()):
+        owned = list(self._next.items())
+        for partition, offset in owned:
             _low, high = self._consumer.get_watermark_offsets(KafkaPartition(*partition), cached=True)
             unread = max(high - offset, 0)
             telemetry.LAG.labels(partition.topic, str(partition.number)).set(unread)
             total += unread
+        now = {partition for partition, _offset in owned}
+        # What another worker reads now would keep its last number here for good, and page somebody.
+        for partition in self._lags - now:
+            telemetry.LAG.remove(partition.topic, str(partition.number))
+        self._lags = now
         return total
 
     def run(self, stop: threading.Event) -> None:
@@ -279,14 +289,15 @@ class TransactionalStep:
         began = time.monotonic()
         self._stage.prepare()
         started = time.monotonic()
-        telemetry.FLUSH_SECONDS.labels(self._name).observe(started - began)
+        telemetry.FLUSH_SECONDS.labels(self._label).observe(started - began)
         self._producer.begin_transaction()
         for record in self._stage.results(dict(self._next)):
             self._produce(record)
         offsets = [KafkaPartition(p.topic, p.number, offset) for p, offset in self._next.items()]
         self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), _TIMEOUT_S)
         self._producer.commit_transaction(_TIMEOUT_S)
-        telemetry.TRANSACTION_SECONDS.labels(self._name).observe(time.monotonic() - started)
+        self.transaction_s = time.monotonic() - started
+        telemetry.TRANSACTION_SECONDS.labels(self._label).observe(self.transaction_s)
         self._stage.committed()
 
     def _produce(self, record: Record) -> None:

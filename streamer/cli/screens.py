@@ -92,7 +92,30 @@ def workers_table(workers: Sequence[Heartbeat], now: int) -> RenderableType:
             NOTHING if silent else count(worker.total_lag),
             f"[red]{beat}: silent[/]" if silent else beat,
         )
-    return table
+    told = [line for worker in workers if now - worker.as_of_ms <= SILENT_MS for line in _worker_lines(worker, now)]
+    return Group(table, *told)
+
+
+def _worker_lines(worker: Heartbeat, now: int) -> list[Text]:
+    """Return how long a worker's transactions take and what it has not counted as other events, if it says."""
+    if worker.started_ms is None:
+        return []
+    took = ", ".join(f"{stage} {count(ms)} ms" for stage, ms in sorted(worker.transaction_ms.items()))
+    told = {
+        "late": worker.late,
+        "too late": worker.too_late,
+        "dead letters": worker.dead_letters,
+        "labels ahead of their prediction": worker.parked_labels,
+    }
+    apart = ", ".join(f"{count(number)} {what}" for what, number in told.items())
+    return [
+        Text.from_markup(line, style="dim")
+        for line in (
+            f"{escape(worker.replica)}  last transactions: {took or NOTHING}; partials and commands unread: "
+            f"{count(worker.evaluate_lag)}",
+            f"   {count(worker.events)} events in {length(now - worker.started_ms)}; {apart}",
+        )
+    ]
 
 
 def heading(view: ModelView, now: int) -> RenderableType:
@@ -108,6 +131,9 @@ def heading(view: ModelView, now: int) -> RenderableType:
     lines.append(
         f"events   newest {ago(summary.watermark_ms, now)}  [dim]numbers as of {ago(summary.as_of_ms, now)}[/]"
     )
+    if summary.tallies:
+        told = ", ".join(f"{count(number)} {_words(what)}" for what, number in sorted(summary.tallies.items()))
+        lines.append(f"apart    {escape(told)}")
     if view.alerts and view.alerts.fault:
         lines.append(f"[bold magenta]fault[/]    {escape(_words(view.alerts.fault))}")
     return Text.from_markup("\n".join(lines))

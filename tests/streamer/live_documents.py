@@ -11,7 +11,14 @@ from streamer.state import Keys
 
 NOW = 1_700_000_000_000
 SUMMARY = documents.ModelSummary(
-    model="churn", task="binary", champion="1", state="raised", watermark_ms=NOW - 5_000, as_of_ms=NOW, n=1_000
+    model="churn",
+    task="binary",
+    champion="1",
+    state="raised",
+    watermark_ms=NOW - 5_000,
+    as_of_ms=NOW,
+    n=1_000,
+    tallies={"late": 5, "repeated": 2},
 )
 DRIFT = {
     "age": documents.FeatureDrift(
@@ -43,7 +50,11 @@ SPLIT = Deployment(
     model="churn", model_epoch=1, epoch=7, champion="1", challenger="2", percent=10.0, step=1,
     since_ms=NOW - 1_000, rollout_id="canary-rq-1", salt="canary-rq-1",
 )  # fmt: skip
-WORKER = documents.Heartbeat(replica="0", role="all", as_of_ms=NOW, events_per_s=1_234.0, lag=56)
+WORKER = documents.Heartbeat(
+    replica="0", role="all", as_of_ms=NOW, events_per_s=1_234.0, lag=56, evaluate_lag=7, started_ms=NOW - 3_600_000,
+    transaction_ms={"ingest": 12.4, "evaluate": 45.0}, events=98_765, late=21, too_late=3, dead_letters=4,
+    parked_labels=1_050,
+)  # fmt: skip
 
 
 def fill(client: redis.Redis, keys: Keys, *, now_ms: int = NOW) -> None:

@@ -108,6 +108,19 @@ def test_a_model_without_anything_yet_is_shown_as_such(run: Run, empty: redis.Re
     assert "0.000" not in output
 
 
+def test_a_worker_tells_its_transactions_and_what_it_set_apart(run: Run, filled: redis.Redis) -> None:
+    output = " ".join(run("status").output.split())
+    assert "last transactions: evaluate 45 ms, ingest 12 ms; partials and commands unread: 7" in output
+    assert "98,765 events in" in output
+    assert "21 late, 3 too late, 4 dead letters, 1,050 labels ahead of their prediction" in output
+    [worker] = json.loads(run("status", "--json").output)["workers"]
+    assert (worker["late"], worker["dead_letters"], worker["transaction_ms"]["ingest"]) == (21, 4, 12.4)
+
+
+def test_a_model_tells_which_events_were_set_apart(run: Run, filled: redis.Redis) -> None:
+    assert "apart    5 late, 2 repeated" in run("status", "churn").output
+
+
 def test_a_silent_worker_is_told_apart(run: Run, filled: redis.Redis) -> None:
     filled.hset(KEYS.workers(), "1", json.dumps({"replica": "1", "role": "ingest", "as_of_ms": NOW}))
     assert "2023-11-14 22:13:20 UTC: silent" in run("status").output

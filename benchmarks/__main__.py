@@ -8,11 +8,25 @@ from typing import Annotated
 import msgspec
 import typer
 
-from benchmarks import cost, latency, memory, outage, pair, picture, rebalance, report, sdk, soak, suite, throughput
+from benchmarks import (
+    cost,
+    folding,
+    latency,
+    memory,
+    outage,
+    pair,
+    picture,
+    rebalance,
+    report,
+    sdk,
+    soak,
+    suite,
+    throughput,
+)
 from benchmarks.figures import write_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (throughput, latency, pair, memory, rebalance, soak, cost, sdk, outage):
+for module in (throughput, latency, pair, memory, rebalance, soak, cost, sdk, outage, folding):
     module.register(app)
 
 

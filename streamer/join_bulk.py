@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
 from operator import add
@@ -79,7 +80,7 @@ class Given:
         buckets: int,
     ) -> Given:
         """Work out the fields and the records of some entries."""
-        begun = [blake2b(f"{model}\0{epoch}\0".encode(), digest_size=FIELD_BYTES).copy for model, epoch in owners]
+        begun = list(map(_begun, owners))
         copies = repeat(begun[0]) if len(begun) == 1 else map(begun.__getitem__, owner_of.tolist())
         fields = list(_digests(copies, entries.ids))
         starts = np.frombuffer(b"".join(fields), dtype=np.uint64)[::2].copy()
@@ -128,6 +129,12 @@ class _Heads(dict[int, bytes]):
     def __missing__(self, size: int) -> bytes:
         made = self[size] = frame_head(*self._of, size)
         return made
+
+
+@lru_cache(maxsize=100_000)
+def _begun(owner: Owner) -> Any:
+    """Return what gives a digest that has taken in the model, for an id to follow."""
+    return blake2b(f"{owner.model}\0{owner.model_epoch}\0".encode(), digest_size=FIELD_BYTES).copy
 
 
 def _digests(copies: Iterable[Any], ids: Iterable[str]) -> Iterable[bytes]:

@@ -47,9 +47,10 @@ class Folder:
     ) -> None:
         self._streams = Streams(reference)
         self._model = model
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Forget what was gathered since the last flush."""
         self._binned: dict[str, list[Binned]] = {"predictions": [], "features": [], "labels": []}
         self._seen: list[Binned] = []
         self._contributions: list[Contribution] = []
@@ -103,7 +104,7 @@ class Folder:
         for pieces in self._binned.values():
             count(slots, pieces)
         self._count_contributions(slots)
-        self._clear()
+        self.clear()
         self._streams.next_flush()
         return list(slots.made.values())
 

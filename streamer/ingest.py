@@ -214,6 +214,7 @@ class Ingest:
         self._flushed_at = time.monotonic()
 
     def _clear(self) -> None:
+        self._folder.clear()
         self._unread: dict[Kind, list[Batch]] = {kind: [] for kind in RAW}
         self._pieces: list[Piece] = []
         self._given: list[Given] = []

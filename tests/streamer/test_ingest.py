@@ -160,6 +160,16 @@ def test_a_batch_read_again_after_a_crash_gives_what_it_gave_before() -> None:
     assert [r.value for r in feed.ingest.results(dict(feed.next))] == [r.value for r in before]
 
 
+def test_what_was_read_before_partitions_were_taken_over_anew_is_not_counted_with_what_is_read_again() -> None:
+    feed = Feed()
+    feed.give(PREDICTIONS, prediction())
+    feed.give(LABELS, label(), b"{")
+    feed.ingest.idle()
+    feed.next = feed.ingest.restore({PREDICTIONS: Standing(0, 0), LABELS: Standing(0, 0)})
+    partial, dead = feed.flush()
+    assert (partial.increments, partial.marks, dead) == ([], [], [])
+
+
 def test_what_cannot_be_read_is_a_dead_letter_and_its_neighbours_count() -> None:
     feed = Feed()
     feed.give(PREDICTIONS, prediction(), b"{", prediction(prediction_id="p2", ts="now"), prediction(prediction_id="p3"))

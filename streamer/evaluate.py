@@ -62,7 +62,8 @@ class Evaluate:
         self._committed_at = time.monotonic()
         # Of panes as they were when they first changed, and of what has come since.
         self._changed_bytes = 0
-        self._shown_at = 0.0
+        self._shown_at = self._looked_at = 0.0
+        self._news = False
         self._absent: set[str] = set()
         self._absent_as_of = catalog.revision
         self._buried_as_of = -1
@@ -123,7 +124,7 @@ class Evaluate:
         if batch.partition.topic == self._commands and batch.at_end:
             if not shard.commands_read:
                 # The split is kept back until here: what was shown so far is shown again, with it.
-                shard.commands_read = True
+                shard.commands_read = self._news = True
                 for watched in shard.models.values():
                     watched.shown = False
             self._author.expire(shard, min(shard.position.now_ms, batch.read_up_to_ms))
@@ -156,15 +157,22 @@ class Evaluate:
         self._count_faulted()
 
     def idle(self) -> None:
-        """Show the live view every `view_ms`; it may be a flush ahead of what is committed."""
+        """Show what is new as soon as the last news are `view_ms` old; it may be a flush ahead of what is committed.
+
+        Without news, look every `view_ms` whether the view is still there.
+        """
         self._patience_s = _CATALOG_S
         if self._buried_as_of != self._catalog.revision:
             self._buried_as_of = self._catalog.revision
             self._bury()
-        if (time.monotonic() - self._shown_at) * 1000 >= self._settings.worker.view_ms:
-            self._shown_at = time.monotonic()
-            for shard, watched, error in self._show(self._shards.values()):
-                self._fault(shard, watched, error)
+        now_s, every_s = time.monotonic(), self._settings.worker.view_ms / 1000
+        if now_s < self._shown_at + every_s or not (self._news or now_s >= self._looked_at + every_s):
+            return
+        self._looked_at = now_s
+        if self._news:
+            self._shown_at, self._news = now_s, False
+        for shard, watched, error in self._show(self._shards.values()):
+            self._fault(shard, watched, error)
 
     def _bury(self) -> None:
         """Forget the models that have been deleted; one that is merely unknown, or refused, is kept."""
@@ -175,6 +183,7 @@ class Evaluate:
 
     def _apply(self, shard: Shard, flush: Partial) -> None:
         """Take in one flush of one ingest: counts first, then time, then what time has completed."""
+        self._news = self._news or bool(flush.increments)
         acts: dict[str, list[Act]] = defaultdict(list)
         for increment in flush.increments:
             acts[increment.model].append(partial(self._add, increment))
@@ -246,6 +255,7 @@ class Evaluate:
             return
         if command.kind == "tick":
             return
+        self._news = True
         reason = self._misdirected(shard, command)
         if len(raw) > MAX_COMMAND_BYTES:
             reason = f"command: got {len(raw)} bytes, wanted at most {MAX_COMMAND_BYTES}"

@@ -27,6 +27,7 @@ from streamer.labels import JoinStore
 from streamer.partitioning import partition_of
 from streamer.rows import EventRows, Places, Rows
 from streamer.settings import Settings
+from streamer.sync_rhythm import SyncRhythm
 from streamer.transaction import Batch, Partition, Record, Standing, resume
 
 log = structlog.get_logger(__name__)
@@ -91,6 +92,7 @@ class Ingest:
         self._decoder = BulkDecoder(catalog)
         self._folder = Folder(catalog.reference, catalog.model)
         self._flushed_at = time.monotonic()
+        self._rhythm = SyncRhythm()
         self._progress: dict[Partition, int] = {}
         self._read_up_to: dict[Partition, int] = {}
         self._held_back: list[Partition] = []
@@ -166,16 +168,19 @@ class Ingest:
                 self._bury(batches[batch], start + row - int(firsts[batch]), fault)
 
     def due(self) -> bool:
-        """Flush every `flush_ms`, at `flush_rows`, or when the dead letters are large."""
-        waited_ms = (time.monotonic() - self._flushed_at) * 1000
+        """Flush every `flush_ms` or with the join store's disk, at `flush_rows`, or when the dead letters are large."""
+        now_s = time.monotonic()
         worker = self._settings.worker
         full = self._rows >= worker.flush_rows or self._dead_bytes >= _MUCH_DEAD
-        return full or waited_ms >= worker.flush_ms
+        return full or ((now_s - self._flushed_at) * 1000 >= worker.flush_ms and self._rhythm.is_time(now_s))
 
     def prepare(self) -> None:
         """Join and count what was read, and make its joins durable: what the store forgot could not be joined again."""
+        began_s = time.monotonic()
         self._count()
+        joined_s = time.monotonic()
         self._store.barrier()
+        self._rhythm.note(began_s, joined_s, time.monotonic())
 
     def results(self, positions: dict[Partition, int]) -> Iterable[Record]:
         """One message (or what it takes) for every evaluate partition, increments or not, and the dead letters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import subprocess
 import sys
@@ -116,10 +117,11 @@ def run(names: Iterable[str], *, quick: bool) -> Results:
 def _apart(name: str, *, quick: bool) -> Findings:
     """Measure a subject in a process of its own: what it leaves behind, and that it ends, is none of the next one's."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="driftloop-bench-") as directory:
+    # Its own files go with ours, should it be killed; its servers may write to them for a moment longer.
+    with tempfile.TemporaryDirectory(prefix="driftloop-bench-", ignore_cleanup_errors=True) as directory:
         target = Path(directory) / "findings.json"
-        options = ["--quick"] if quick else []
-        process = subprocess.Popen([sys.executable, "-m", "benchmarks", "subject", name, str(target), *options])
+        command = [sys.executable, "-m", "benchmarks", "subject", name, str(target), *(["--quick"] if quick else [])]
+        process = subprocess.Popen(command, env={**os.environ, "TMPDIR": directory})
         fault = ""
         try:
             code = process.wait(SUBJECTS[name].limit_s)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from benchmarks import traffic
 from benchmarks.peers.cells import Counter, Feature, Plan, Progress, Step
 from benchmarks.peers.subject import plan_features, steps_in
-from streamer.columns import assign_cells
 
 CONFIG = traffic.model(0, labels="context", features=4)
 PROFILE = traffic.reference(CONFIG, created_ms=0)
@@ -34,8 +33,8 @@ def test_a_peer_counts_into_the_same_cells(rows: list[dict[str, object]]) -> Non
         theirs[counter.cells({"features": row, "ts": 1500})] += 1
     ours = np.zeros(cells, dtype=np.int64)
     for feature in features:
-        found = assign_cells(PROFILE.features[feature.name].binning, [row[feature.name] for row in rows])
-        np.add.at(ours, feature.at + found, 1)
+        values = np.array([row[feature.name] for row in rows], dtype=np.float64 if feature.edges else object)
+        np.add.at(ours, feature.at + PROFILE.features[feature.name].binning.assign(values), 1)
     np.testing.assert_array_equal(theirs, ours)
 
 

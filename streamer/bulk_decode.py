@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.catalog import Catalog
-from streamer.decode import MAX_EVENT_BYTES, Kind, UncheckedLabel, decode, explain_future, explain_invalid, is_name
+from streamer.decode import (
+    MAX_EVENT_BYTES,
+    Kind,
+    UncheckedLabel,
+    decode,
+    explain_future,
+    explain_invalid,
+    explain_unknown,
+    is_name,
+)
 from streamer.events import Label, Prediction
 from streamer.fleet import Fleet
 from streamer.labelling import unusable
@@ -206,9 +215,7 @@ class BulkDecoder:
             raise Refused(*explain_invalid(value, kind)) from None
         layout = self._layouts.get(event.model)
         if layout is None:
-            raise Refused(
-                f"model: got {event.model!r}, which is not configured; driftloop models apply its file", "model"
-            )
+            raise Refused(*explain_unknown(event.model))
         if isinstance(event, Label):
             return event
         self._note(layout, event.features)

@@ -9,6 +9,8 @@ from typing import Literal
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from streamer.arrow_schema import is_batch
+from streamer.events import ARROW_STREAM, CONTENT_TYPE_HEADER
 from streamer.kafka_clients import producer_config
 from streamer.settings import Settings
 from streamer.topic_reader import read_to_end
@@ -160,7 +162,7 @@ def _send(settings: Settings, letters: list[Letter]) -> None:
             letter.value,
             letter.key,
             letter.source_partition,
-            headers=[(REPLAYED_HEADER, letter.letter_id.encode())],
+            headers=[(REPLAYED_HEADER, letter.letter_id.encode()), *content_type(letter.value)],
             on_delivery=delivered,
         )
         producer.poll(0)
@@ -169,6 +171,11 @@ def _send(settings: Settings, letters: list[Letter]) -> None:
         raise KafkaException(failures[0])
     if left:
         raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
+
+
+def content_type(value: bytes) -> Headers:
+    """Return the header that a message of many events has."""
+    return [(CONTENT_TYPE_HEADER, ARROW_STREAM)] if is_batch(value) else []
 
 
 def _find(settings: Settings, ids: Collection[str]) -> list[Letter]:

@@ -203,6 +203,11 @@ def explain_future(ts: int, record_ms: int, max_future_ms: int) -> tuple[str, st
     return f"got {ts}, {ts - record_ms} ms ahead of its record, wanted at most {limit} (worker.max_future_ms)", "ts"
 
 
+def explain_unknown(model: str) -> tuple[str, str]:
+    """Return why an event of a model that is not configured is refused, and the field."""
+    return f"model: got {model!r}, which is not configured; driftloop models apply its file", "model"
+
+
 def known_field(field: str) -> str:
     """Return the contract's field that a dead letter's field is, or is inside of; "" for any other name.
 

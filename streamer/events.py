@@ -8,6 +8,9 @@ import msgspec
 
 SCHEMA_HEADER = "driftloop-schema"
 SCHEMA_VERSION = b"1"
+# Of a message that is many events; JSON needs to say nothing.
+CONTENT_TYPE_HEADER = "content-type"
+ARROW_STREAM = b"application/vnd.apache.arrow.stream"
 
 # Not "$", which lets a line end follow.
 NAME_PATTERN = r"^[a-z0-9._-]{1,100}\Z"

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, groupby, repeat
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +15,10 @@ import structlog
 from numpy.typing import NDArray
 
 from streamer import deadletters, telemetry
+from streamer.arrow_batches import read as read_batch
+from streamer.arrow_checks import Buried, sorted_out
+from streamer.arrow_schema import BEGIN
+from streamer.arrow_stream import Malformed
 from streamer.bulk_decode import BulkDecoder, Fault
 from streamer.catalog import Catalog
 from streamer.decode import Kind, known_field
@@ -57,6 +61,21 @@ class Piece(NamedTuple):
     binned: Binned
     joined: NDArray[np.int64]
     given: Given
+
+
+class Read(NamedTuple):
+    """What one read brought of one topic, partition after partition.
+
+    Attributes
+    ----------
+    firsts : where each batch begins among `values` and `places`.
+    """
+
+    kind: Kind
+    batches: Sequence[Batch]
+    values: list[bytes]
+    places: Places
+    firsts: NDArray[np.int64]
 
 
 class Flush(NamedTuple):
@@ -142,7 +161,6 @@ class Ingest:
         for kind in RAW:
             batches, self._unread[kind] = self._unread[kind], []
             if batches:
-                telemetry.EVENTS.labels(kind).inc(sum(len(batch.values) for batch in batches))
                 self._read(kind, batches)
 
     def _read(self, kind: Kind, batches: Sequence[Batch]) -> None:
@@ -154,18 +172,46 @@ class Ingest:
             np.array(list(chain.from_iterable(batch.offsets for batch in batches)), dtype=np.int64),
             np.array(list(chain.from_iterable(batch.record_times_ms for batch in batches)), dtype=np.int64),
         )
-        firsts = np.cumsum([0, *lengths])
-        for start in range(0, len(values), _SLICE):
-            end = min(start + _SLICE, len(values))
-            here = places.take(np.arange(start, end))
-            limit_ms = self._settings.worker.max_future_ms
-            decoded, faults = self._decoder.decode(kind, values[start:end], here.record_times_ms, limit_ms)
-            if decoded.events:
-                found = here if decoded.rows is None else here.take(decoded.rows)
-                self._take(kind, EventRows(decoded.models, decoded.model_of, decoded.layouts, decoded.events, found))
-            for row, fault in faults.items():
-                batch = int(places.source[start + row])
-                self._bury(batches[batch], start + row - int(firsts[batch]), fault)
+        read = Read(kind, batches, values, places, np.cumsum([0, *lengths]))
+        # Messages of many events apart from the others, all in the order they came in.
+        start = 0
+        for many, run in groupby(map(bytes.startswith, values, repeat(BEGIN))):
+            end = start + len(list(run))
+            for first in range(start, end, 1 if many else _SLICE):
+                if many:
+                    self._read_many(read, first)
+                else:
+                    self._read_slice(read, first, min(first + _SLICE, end))
+            start = end
+
+    def _read_slice(self, read: Read, start: int, end: int) -> None:
+        telemetry.EVENTS.labels(read.kind).inc(end - start)
+        here = read.places.take(np.arange(start, end))
+        limit_ms = self._settings.worker.max_future_ms
+        decoded, faults = self._decoder.decode(read.kind, read.values[start:end], here.record_times_ms, limit_ms)
+        if decoded.events:
+            found = here if decoded.rows is None else here.take(decoded.rows)
+            rows = EventRows(decoded.models, decoded.model_of, decoded.layouts, decoded.events, found)
+            self._take(read.kind, rows)
+        for row, fault in faults.items():
+            self._bury(read, start + row, fault)
+
+    def _read_many(self, read: Read, at: int) -> None:
+        """Read a message of many events."""
+        try:
+            events = read_batch(read.values[at], read.kind)
+        except Malformed as malformed:
+            telemetry.EVENTS.labels(read.kind).inc()
+            self._bury(read, at, malformed.fault)
+            return
+        self._rows += len(events)
+        telemetry.EVENTS.labels(read.kind).inc(len(events))
+        place = read.places.take(np.array([at]))
+        rows, buried = sorted_out(events, self._catalog, place, self._settings.worker.max_future_ms)
+        if len(rows):
+            self._take(read.kind, rows)
+        for each in buried:
+            self._bury(read, at, each.fault, each)
 
     def due(self) -> bool:
         """Flush every `flush_ms` or with the join store's disk, at `flush_rows`, or when the dead letters are large."""
@@ -280,24 +326,26 @@ class Ingest:
             tally["repeated"] += 1
         return piece.binned.only(kept)
 
-    def _bury(self, batch: Batch, at: int, fault: Fault, row: int | None = None) -> None:
+    def _bury(self, read: Read, at: int, fault: Fault, row: Buried | None = None) -> None:
         """Put a message aside, or one `row` of a message of many."""
-        topic, number = batch.partition
+        number = int(read.places.source[at])
+        batch, place = read.batches[number], at - int(read.firsts[number])
         reason, field = fault
+        raw = batch.values[place] if row is None else row.raw
         key, value, headers = deadletters.build(
-            raw=batch.values[at],
-            key=batch.keys[at],
-            topic=topic,
-            partition=number,
-            offset=batch.offsets[at],
-            row=row,
+            raw=raw or b"",
+            key=batch.keys[place],
+            topic=batch.partition.topic,
+            partition=batch.partition.number,
+            offset=batch.offsets[place],
+            row=None if row is None else row.row,
             reason=reason,
             field=field,
-            mode=self._settings.dead_letters.mode,
+            mode="redacted" if raw is None else self._settings.dead_letters.mode,
         )
         self._dead.append(Record(self._dead_topic, value, key=key, headers=headers))
         self._dead_bytes += len(value)
-        telemetry.DEAD_LETTERS.labels(self._kinds[topic], known_field(field)).inc()
+        telemetry.DEAD_LETTERS.labels(read.kind, known_field(field)).inc()
 
 
 def _messages(partial: Partial) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streamer import kafka_clients, redis_clients
@@ -21,6 +21,7 @@ from streamer.labels import JoinStore, LabelEntry, PredictionEntry
 from streamer.recount import before_their_model, read_catalog
 from streamer.rows import Located
 from streamer.settings import Settings
+from streamer.singles import singles
 from streamer.state import Keys
 from streamer.topic_reader import read_to_end
 from streamer.topics import topic_ids
@@ -173,31 +174,33 @@ def _batches(
     kind: Kind,
     topic_id: str,
     ends: Mapping[int, int],
-    unknown: Collection[tuple[str, int, int]],
+    unknown: Collection[tuple[str, int, int, int]],
 ) -> Iterator[Located]:
     """Yield what ingest has accepted, some thousands of events of one partition at a time, in log order."""
     topic = settings.topic(kind)
-    gathered: dict[int, Located] = {}
+    gathered: dict[int, tuple[list[Any], list[int], list[int], list[int]]] = {}
     for message in read_to_end(settings, topic, sorted(ends)) if ends else ():
         partition, offset = message.partition(), message.offset()
-        if partition is None or offset is None or offset >= ends[partition] or (topic, partition, offset) in unknown:
+        if partition is None or offset is None or offset >= ends[partition]:
             continue
-        event = _accepted(settings, catalog, kind, message)
-        if event is None:
-            continue
-        located = gathered.setdefault(partition, Located((topic, topic_id, partition), [], [], []))
-        located.events.append(event)
-        located.offsets.append(offset)
-        located.record_times_ms.append(message.timestamp()[1])
-        if len(located.events) >= _BATCH:
-            yield gathered.pop(partition)
-    yield from gathered.values()
+        value, record_ms = message.value(), message.timestamp()[1]
+        for row, raw in singles(value.encode() if isinstance(value, str) else value or b"", kind):
+            event = _accepted(settings, catalog, kind, raw, record_ms)
+            if event is None or (topic, partition, offset, row) in unknown:
+                continue
+            events, offsets, times_ms, rows = gathered.setdefault(partition, ([], [], [], []))
+            events.append(event)
+            offsets.append(offset)
+            times_ms.append(record_ms)
+            rows.append(row)
+            if len(events) >= _BATCH:
+                yield Located((topic, topic_id, partition), *gathered.pop(partition))
+    for partition, columns in gathered.items():
+        yield Located((topic, topic_id, partition), *columns)
 
 
-def _accepted(settings: Settings, catalog: Catalog, kind: Kind, message: Message) -> Any:
-    """Return the event of a message, None where ingest made it a dead letter."""
-    value = message.value()
-    raw = value.encode() if isinstance(value, str) else value or b""
+def _accepted(settings: Settings, catalog: Catalog, kind: Kind, raw: bytes, record_ms: int) -> Any:
+    """Return an event, None where ingest made it a dead letter."""
     try:
         event: Any = decode(raw, kind)
     except (msgspec.DecodeError, ValueError):
@@ -205,7 +208,7 @@ def _accepted(settings: Settings, catalog: Catalog, kind: Kind, message: Message
     model = catalog.model(event.model)
     if model is None or unusable(model, event) is not None:
         return None
-    late = explain_future(event.ts, message.timestamp()[1], settings.worker.max_future_ms)
+    late = explain_future(event.ts, record_ms, settings.worker.max_future_ms)
     return event if late is None else None
 
 

@@ -16,7 +16,7 @@ from streamer.columns import IntArray, distinct
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
 from streamer.join_bulk import Entries, Given, Owner
-from streamer.join_records import encode_entry, label_key, prediction_key
+from streamer.join_records import encode_entry, label_key, position_of, prediction_key
 from streamer.labels import Contribution, LabelEntry, PredictionEntry
 from streamer.rows import Located, Rows
 
@@ -208,9 +208,9 @@ def _context_row(model: Model, prediction: tuple[str, Any, str, Any], truth: str
 
 
 def position(located: Located, row: int) -> str:
-    """Return where in the log an event stands: topic incarnation, partition, offset, row."""
+    """Return where in the log an event stands: topic incarnation, partition, offset, row of its message."""
     _topic, topic_id, partition = located.source
-    return f"{topic_id[:8]}:{partition}:{located.offsets[row]}:0"
+    return position_of(topic_id, partition, located.offsets[row], located.rows[row])
 
 
 def _score(score: float | dict[str, float] | None, positive: str | None) -> tuple[float, dict[str, float] | None]:

@@ -18,6 +18,7 @@ from streamer.evaluate_state import Ends, PaneCounts, read_committed
 from streamer.events import FeatureLog, Label
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
+from streamer.singles import Single, singles
 from streamer.tally import Place, Tally
 from streamer.topic_reader import newest_by_key, read_to_end
 
@@ -129,13 +130,14 @@ def recount(settings: Settings, catalog: Catalog, ends: Mapping[int, Ends] | Non
         for message in read_to_end(settings, topic):
             partition, offset = _numbers(message)
             first.setdefault(partition, offset)
-            place = _accept(settings, catalog, kind, message)
-            if place is None or (topic, partition, offset) in unknown:
-                counted.refused += 1
-            elif _is_within(settings, ends, topic, place):
-                read[kind].append(place)
+            for single in singles(_bytes(message.value()), kind):
+                place = _accept(settings, catalog, kind, message, single)
+                if place is None or (topic, partition, offset, single.row) in unknown:
+                    counted.refused += 1
+                elif _is_within(settings, ends, topic, place):
+                    read[kind].append(place)
         counted.whole &= not any(first.values())
-        read[kind].sort(key=lambda place: place[:3])
+        read[kind].sort(key=lambda place: place[:4])
     tally = Tally(catalog)
     tally.add_predictions(read["predictions"])
     tally.add_features(read["features"])
@@ -153,14 +155,14 @@ def _is_within(settings: Settings, ends: Mapping[int, Ends] | None, topic: str, 
     return place.offset < reached.get((topic, place.partition), 0)
 
 
-def before_their_model(settings: Settings) -> set[tuple[str, int, int]]:
-    """Return (topic, partition, offset) of the events that came before their model was configured: never counted."""
+def before_their_model(settings: Settings) -> set[tuple[str, int, int, int]]:
+    """Return (topic, partition, offset, row) of events that came before their model was configured: never counted."""
     found = set()
     for message in read_to_end(settings, settings.topic("dead-letters")):
         headers: dict[str, Any] = dict(message.headers() or [])
         if headers.get("field") == b"model":
             topic, partition, offset = (headers[f"source-{name}"] for name in ("topic", "partition", "offset"))
-            found.add((topic.decode(), int(partition), int(offset)))
+            found.add((topic.decode(), int(partition), int(offset), int(headers.get("row") or 0)))
     return found
 
 
@@ -171,18 +173,21 @@ def _numbers(message: Message) -> tuple[int, int]:
     return partition, offset
 
 
-def _accept(settings: Settings, catalog: Catalog, kind: Kind, message: Message) -> Place | None:
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""
+
+
+def _accept(settings: Settings, catalog: Catalog, kind: Kind, message: Message, single: Single) -> Place | None:
     """Return an event that counts; None for what belongs among the dead letters."""
-    value: Any = message.value()
     record_ms = message.timestamp()[1]
     try:
-        event = decode(value or b"", kind)
+        event = decode(single.value, kind)
     except (msgspec.DecodeError, ValueError):
         return None
     model = catalog.model(event.model)
     if model is None or event.ts > record_ms + settings.worker.max_future_ms or not _is_usable(model, event):
         return None
-    return Place(record_ms, *_numbers(message), event)
+    return Place(record_ms, *_numbers(message), single.row, event)
 
 
 def _is_usable(model: Model, event: Event) -> bool:

@@ -20,12 +20,13 @@ Source = tuple[str, str, int]
 
 
 class Located(NamedTuple):
-    """Events of one partition that were read one by one, each with its offset."""
+    """Events of one partition that were read one by one, each with its offset and its row in its message."""
 
     source: Source
     events: list[Any]
     offsets: list[int]
     record_times_ms: list[int]
+    rows: list[int]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Place(NamedTuple):
     record_ms: int
     partition: int
     offset: int
+    row: int
     event: Any
 
 
@@ -102,7 +103,7 @@ class Tally:
 
     def add_labels(self, places: Iterable[Place]) -> None:
         """Give each first prediction its effective label, and count the labels that need no join."""
-        best: dict[tuple[str, str], tuple[tuple[int, int, int, int], Label]] = {}
+        best: dict[tuple[str, str], tuple[tuple[int, int, int, int, int], Label]] = {}
         for place in places:
             label: Label = place.event
             model = self._model(label)
@@ -110,7 +111,7 @@ class Tally:
             if model.config.labels.mode == "context":
                 self._count_in_context(model, label)
                 continue
-            rank = (label.revision, label.ts, place.partition, place.offset)
+            rank = (label.revision, label.ts, place.partition, place.offset, place.row)
             key = (label.model, label.prediction_id)
             if self._is_forgotten(key, place.record_ms, int(model.config.labels.horizon)):
                 continue

@@ -89,19 +89,21 @@ def window(predictions: pl.DataFrame, request: RetrainRequest, config: ModelConf
     end_ms = request.window_end_ms - immature_ms
     inside = (pl.col("@ts") >= request.window_start_ms) & (pl.col("@ts") < end_ms)
     live = predictions.filter(inside & (pl.col("@origin") == "live"))
-    return live.sort("@partition", "@offset").unique("@id", keep="first", maintain_order=True)
+    return live.sort("@partition", "@offset", "@row").unique("@id", keep="first", maintain_order=True)
 
 
 def effective_labels(labels: pl.DataFrame) -> pl.DataFrame:
     """Return `@id` and `@label` of every prediction that has one after corrections and deletions."""
-    newest = labels.sort("@revision", "@label_ts", "@partition", "@offset").unique("@id", keep="last")
+    newest = labels.sort("@revision", "@label_ts", "@partition", "@offset", "@row").unique("@id", keep="last")
     return newest.filter(~pl.col("@deleted") & pl.col("@label").is_not_null()).select("@id", "@label")
 
 
 def with_logged_features(rows: pl.DataFrame, logs: pl.DataFrame, config: ModelConfig) -> pl.DataFrame:
     """Add features that were logged apart: by prediction id, else the entity's newest at the prediction's time."""
     names = [name for name, feature in config.features.items() if feature.source == "features"]
-    own = logs.filter(pl.col("@id").is_not_null()).sort("@ts", "@partition", "@offset").unique("@id", keep="last")
+    own = (
+        logs.filter(pl.col("@id").is_not_null()).sort("@ts", "@partition", "@offset", "@row").unique("@id", keep="last")
+    )
     rows = rows.join(own.select("@id", *names), on="@id", how="left")
     entity = logs.filter(pl.col("@id").is_null() & pl.col("@entity").is_not_null()).sort("@ts")
     if entity.is_empty():

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import polars as pl
@@ -15,14 +15,24 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from monitors.performance import canonical
 from streamer import kafka_clients, topics
 from streamer.decode import decode
-from streamer.events import Label, OffsetRange
+from streamer.events import OffsetRange
 from streamer.models import ModelConfig
 from streamer.settings import Settings
+from streamer.singles import singles
 
 Kind = Literal["predictions", "features", "labels"]
 _BATCH = 10_000
 _STALLED_S = 60.0
 _REQUEST_S = 10.0
+
+
+class Row(NamedTuple):
+    """An event and where it stood: `row` is its row in the message it came in."""
+
+    event: Any
+    partition: int
+    offset: int
+    row: int
 
 
 class OffsetsError(Exception):
@@ -37,7 +47,7 @@ class Read:
     ----------
     table : a row an event of the model.
     messages : how many messages were read. lost : offsets that retention had deleted before we came.
-    invalid : messages that were no events (they are dead letters).
+    invalid : messages, or rows of messages of many, that were no events (they are dead letters).
     """
 
     table: pl.DataFrame
@@ -170,46 +180,48 @@ def _places(ranges: dict[int, OffsetRange]) -> str:
     return ", ".join(f"{entry.topic}[{entry.partition}] {entry.start}–{entry.end}" for entry in ranges.values())
 
 
-def _decoded(batch: Sequence[Message], config: ModelConfig, kind: Kind) -> tuple[list[tuple[Any, int, int]], int]:
-    """Return the model's events with where they stood, and how many messages were no events."""
-    rows: list[tuple[Any, int, int]] = []
+def _decoded(batch: Sequence[Message], config: ModelConfig, kind: Kind) -> tuple[list[Row], int]:
+    """Return the model's events with where they stood, and how many were none."""
+    rows: list[Row] = []
     invalid = 0
     for message in batch:
         value = message.value()
-        try:
-            event = decode(value if isinstance(value, bytes) else b"", kind)
-        except (msgspec.DecodeError, ValueError):
-            invalid += 1
-            continue
-        if event.model == config.name:
-            rows.append((event, message.partition() or 0, message.offset() or 0))
+        for row, raw in singles(value if isinstance(value, bytes) else b"", kind):
+            try:
+                event = decode(raw, kind)
+            except (msgspec.DecodeError, ValueError):
+                invalid += 1
+                continue
+            if event.model == config.name:
+                rows.append(Row(event, message.partition() or 0, message.offset() or 0, row))
     return rows, invalid
 
 
-def _table(config: ModelConfig, kind: Kind, rows: list[tuple[Any, int, int]]) -> pl.DataFrame:
-    """Return decoded events with their partitions and offsets as columns; `@` keeps ours apart from features."""
+def _table(config: ModelConfig, kind: Kind, rows: list[Row]) -> pl.DataFrame:
+    """Return decoded events with their places in the log as columns; `@` keeps ours apart from features."""
     if kind == "labels":
         return _labels(config, rows)
     source = kind
     columns: dict[str, pl.Series] = {
-        name: _values(name, feature.kind, [event.features.get(name) for event, _, _ in rows])
+        name: _values(name, feature.kind, [event.features.get(name) for event, *_ in rows])
         for name, feature in config.features.items()
         if feature.source == source
     }
     plain = {
-        "@id": pl.Series([event.prediction_id for event, _, _ in rows], dtype=pl.String),
-        "@ts": pl.Series([event.ts for event, _, _ in rows], dtype=pl.Int64),
-        "@entity": pl.Series([event.entity_id for event, _, _ in rows], dtype=pl.String),
-        "@partition": pl.Series([partition for _, partition, _ in rows], dtype=pl.Int32),
-        "@offset": pl.Series([offset for _, _, offset in rows], dtype=pl.Int64),
+        "@id": pl.Series([event.prediction_id for event, *_ in rows], dtype=pl.String),
+        "@ts": pl.Series([event.ts for event, *_ in rows], dtype=pl.Int64),
+        "@entity": pl.Series([event.entity_id for event, *_ in rows], dtype=pl.String),
+        "@partition": pl.Series([row.partition for row in rows], dtype=pl.Int32),
+        "@offset": pl.Series([row.offset for row in rows], dtype=pl.Int64),
+        "@row": pl.Series([row.row for row in rows], dtype=pl.Int32),
     }
     if kind == "predictions":
-        plain["@origin"] = pl.Series([event.origin for event, _, _ in rows], dtype=pl.String)
+        plain["@origin"] = pl.Series([event.origin for event, *_ in rows], dtype=pl.String)
     return pl.DataFrame({**plain, **columns})
 
 
-def _labels(config: ModelConfig, rows: list[tuple[Label, int, int]]) -> pl.DataFrame:
-    labels = [event.label for event, _, _ in rows]
+def _labels(config: ModelConfig, rows: list[Row]) -> pl.DataFrame:
+    labels = [event.label for event, *_ in rows]
     label = (
         pl.Series([_number(value) for value in labels], dtype=pl.Float64)
         if config.task == "regression"
@@ -217,12 +229,13 @@ def _labels(config: ModelConfig, rows: list[tuple[Label, int, int]]) -> pl.DataF
     )
     return pl.DataFrame(
         {
-            "@id": pl.Series([event.prediction_id for event, _, _ in rows], dtype=pl.String),
-            "@label_ts": pl.Series([event.ts for event, _, _ in rows], dtype=pl.Int64),
-            "@revision": pl.Series([event.revision for event, _, _ in rows], dtype=pl.Int64),
-            "@deleted": pl.Series([event.deleted for event, _, _ in rows], dtype=pl.Boolean),
-            "@partition": pl.Series([partition for _, partition, _ in rows], dtype=pl.Int32),
-            "@offset": pl.Series([offset for _, _, offset in rows], dtype=pl.Int64),
+            "@id": pl.Series([event.prediction_id for event, *_ in rows], dtype=pl.String),
+            "@label_ts": pl.Series([event.ts for event, *_ in rows], dtype=pl.Int64),
+            "@revision": pl.Series([event.revision for event, *_ in rows], dtype=pl.Int64),
+            "@deleted": pl.Series([event.deleted for event, *_ in rows], dtype=pl.Boolean),
+            "@partition": pl.Series([row.partition for row in rows], dtype=pl.Int32),
+            "@offset": pl.Series([row.offset for row in rows], dtype=pl.Int64),
+            "@row": pl.Series([row.row for row in rows], dtype=pl.Int32),
             "@label": label,
         }
     )

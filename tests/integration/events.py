@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import Any
 
 import numpy as np
 from confluent_kafka import Producer
@@ -11,6 +12,7 @@ from confluent_kafka import Producer
 from monitors.profile import PerformanceBaseline, ReferenceProfile, build_profile
 from streamer.models import ModelConfig, parse_model
 from streamer.settings import Settings
+from tests.streamer.arrows import arrow_of
 
 T0 = 1_700_000_040_000 // 60_000 * 60_000
 MODEL = parse_model(
@@ -59,12 +61,16 @@ def publish(settings: Settings, config: ModelConfig, version: str) -> None:
     assert producer.flush(10) == 0
 
 
-def send_events(settings: Settings, *, panes: int, per_pane: int, shift_from: int, first: int = 0) -> int:
+def send_events(
+    settings: Settings, *, panes: int, per_pane: int, shift_from: int, first: int = 0, as_batches: bool = False
+) -> int:
+    """Send predictions and their labels, one a message or all of a pane in one; return how many."""
     rng = np.random.default_rng(first + 1)
     producer = Producer({**settings.kafka.properties(), "compression.type": "lz4"})
     sent = 0
     for pane in range(first, first + panes):
         columns = rows(rng, per_pane, 30.0 if pane >= shift_from else 0.0)
+        events: dict[str, list[dict[str, Any]]] = {"predictions": [], "labels": []}
         for row in range(per_pane):
             prediction_id = str(uuid.UUID(int=pane * 100_000 + row))
             ts = T0 + pane * 60_000 + row * 60_000 // per_pane
@@ -77,10 +83,15 @@ def send_events(settings: Settings, *, panes: int, per_pane: int, shift_from: in
                 "prediction": bool(columns["@score"][row] > 0.5),
                 "score": float(columns["@score"][row]),
             }
-            producer.produce(settings.topic("predictions"), json.dumps(event), prediction_id)
             label = {"prediction_id": prediction_id, "model": "churn", "ts": ts + 5_000, "label": row % 2 == 0}
-            producer.produce(settings.topic("labels"), json.dumps(label), prediction_id)
+            events["predictions"].append(event)
+            events["labels"].append(label)
             sent += 1
+        for topic, each in events.items():
+            if as_batches:
+                producer.produce(settings.topic(topic), arrow_of(each))
+            for event in () if as_batches else each:
+                producer.produce(settings.topic(topic), json.dumps(event), event["prediction_id"])
         producer.poll(0)
     assert producer.flush(30) == 0
     return sent

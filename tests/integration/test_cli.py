@@ -185,7 +185,8 @@ def test_a_lost_label_store_is_made_anew_and_labels_still_find_their_predictions
         return json.loads(store.get(keys.performance("churn", "1")) or "{}")
 
     with running_worker(settings):
-        sent = send_events(settings, panes=2, per_pane=50, shift_from=9)
+        sent = send_events(settings, panes=1, per_pane=50, shift_from=9)
+        sent += send_events(settings, panes=1, per_pane=50, shift_from=9, first=1, as_batches=True)
         wait_for(performance, lambda found: found.get("labelled") == sent)
         with monkeypatch.context() as hurried:
             hurried.setattr(join_rebuild, "SESSION_S", 0.0)

@@ -13,6 +13,7 @@ from streamer import topics
 from streamer.events import FeatureLog, Label, OffsetRange, Prediction, RetrainRequest, encode
 from streamer.models import parse_model
 from streamer.settings import Settings
+from tests.streamer.arrows import arrow_of
 
 pytestmark = pytest.mark.integration
 
@@ -110,6 +111,22 @@ def test_the_window_comes_back_joined_with_its_effective_labels(settings: Settin
     assert summary["predictions"]["invalid"] == 2
     assert summary["labels"]["invalid"] == 1
     assert summary["labelled"] == 3
+
+
+def test_rows_of_arrow_messages_are_extracted_as_events_are(settings: Settings) -> None:
+    log = Log(settings)
+    rows = [prediction("a"), prediction("a", features={"x": 9.0, "code": 8}), prediction("b"), prediction("c")]
+    log.send(
+        "predictions", arrow_of([*map(msgspec.to_builtins, rows), {"prediction_id": "", "model": "toy", "ts": T0}])
+    )
+    labels = [label("a"), label("b"), label("b", False), label("c"), label("c", deleted=True, revision=1)]
+    log.send("labels", arrow_of([msgspec.to_builtins(each) for each in labels]))
+    table, summary = data.extract(settings, MODEL, request(log.ranges()))
+    found = [
+        (row["prediction_id"], row["x"], row["label"]) for row in table.sort("prediction_id").iter_rows(named=True)
+    ]
+    assert found == [("a", 1.0, "true"), ("b", 1.0, "false")]
+    assert (summary["predictions"]["messages"], summary["predictions"]["invalid"]) == (1, 1)
 
 
 def test_no_offset_outside_the_ranges_is_read(settings: Settings) -> None:

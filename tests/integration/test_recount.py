@@ -4,37 +4,86 @@ from __future__ import annotations
 
 import json
 from random import Random
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
 from streamer import recount
 from streamer.deadletters import list_letters
+from streamer.events import ARROW_STREAM, CONTENT_TYPE_HEADER
 from streamer.settings import Settings
 from tests.integration.events import MODEL, T0, publish, send_events
 from tests.integration.running import WorkerProcess, wait_for
+from tests.streamer.arrows import arrow_of
 
 pytestmark = pytest.mark.integration
 
+# Its time is no number: none of its rows can be used.
+BROKEN = arrow_of([{"prediction_id": "p", "model": "churn", "ts": "now", "prediction": True}])
+
+
+class Sender:
+    """Sends events one a message, or some tens of them as one Arrow message, by chance."""
+
+    def __init__(self, settings: Settings, random: Random) -> None:
+        self._settings = settings
+        self._random = random
+        self._producer = Producer({**settings.kafka.properties()})
+        self._waiting: dict[str, list[dict[str, Any]]] = {"predictions": [], "labels": []}
+
+    def send(self, topic: str, event: dict[str, Any]) -> None:
+        self._producer.poll(0)
+        waiting = self._waiting[topic]
+        if self._random.random() < 0.5:
+            self._produce(topic, json.dumps(event).encode())
+            return
+        waiting.append(event)
+        if len(waiting) > self._random.randrange(20, 90):
+            self._send_batch(topic)
+
+    def send_bytes(self, topic: str, value: bytes) -> None:
+        self._produce(topic, value)
+
+    def flush(self) -> None:
+        for topic, waiting in self._waiting.items():
+            if waiting:
+                self._send_batch(topic)
+        assert self._producer.flush(30) == 0
+
+    def _send_batch(self, topic: str) -> None:
+        value = arrow_of(self._waiting[topic], self._random)
+        self._waiting[topic].clear()
+        self._produce(topic, value, [(CONTENT_TYPE_HEADER, ARROW_STREAM)])
+
+    def _produce(self, topic: str, value: bytes, headers: Any = None) -> None:
+        partition = self._random.randrange(4)
+        self._producer.produce(self._settings.topic(topic), value, partition=partition, headers=headers or [])
+
 
 def send_oddities(settings: Settings, sent: int) -> int:
-    """Corrections, deletions and repeats of what `send_events` sent, in the wrong partitions too, and garbage."""
+    """Corrections, deletions and repeats of what `send_events` sent, in the wrong partitions too, and garbage.
+
+    Half of it in Arrow messages, of which some rows are garbage too.
+    """
     random = Random(0)
-    producer = Producer({**settings.kafka.properties()})
+    sender = Sender(settings, random)
     garbage = 0
     for number in range(sent):
-        producer.poll(0)
         id_ = f"00000000-0000-0000-0000-{number:012x}"
         label = {"prediction_id": id_, "model": "churn", "ts": T0 + number, "revision": random.randrange(3)}
         label |= {"deleted": True} if random.random() < 0.3 else {"label": random.random() < 0.5}
-        producer.produce(settings.topic("labels"), json.dumps(label), id_, random.randrange(4))
+        sender.send("labels", label)
         if random.random() < 0.2:
-            repeated = {**label, "version": "1", "prediction": True, "features": {"age": "40", "plan": None}}
-            producer.produce(settings.topic("predictions"), json.dumps(repeated | {"origin": "shadow"}), id_)
+            repeated = {"prediction_id": id_, "model": "churn", "ts": T0 + number, "version": "1", "prediction": True}
+            sender.send("predictions", repeated | {"features": {"age": "40", "plan": None}, "origin": "shadow"})
         if random.random() < 0.1:
             garbage += 1
-            producer.produce(settings.topic("predictions"), random.choice(["{", '{"model": "nobody"}', ""]), id_)
-    assert producer.flush(30) == 0
+            sender.send("predictions", {"prediction_id": id_, "model": "nobody", "ts": T0, "prediction": True})
+        if random.random() < 0.1:
+            garbage += 1
+            sender.send_bytes("predictions", random.choice([b"{", b"", b"\xff\xff\xff\xff\x00", BROKEN]))
+    sender.flush()
     return garbage
 
 

@@ -42,7 +42,7 @@ def tallied(catalog: Catalog, log: Log) -> Tally:
     """Count a log of one list of events a partition; its record times are all the same."""
     places: dict[Kind, list[Place]] = {
         kind: [
-            Place(T0, partition, offset, decode(json.dumps(event).encode(), kind))
+            Place(T0, partition, offset, 0, decode(json.dumps(event).encode(), kind))
             for partition, events in enumerate(log.get(kind, []))
             for offset, event in enumerate(events)
         ]
@@ -79,9 +79,11 @@ def test_a_label_further_from_its_prediction_than_the_horizon_is_not_counted(
     label_ms: list[int], labelled: int
 ) -> None:
     tally = Tally(catalog_of(config(labels={"horizon": "30s"})))
-    tally.add_predictions([Place(T0, 0, 0, decode(json.dumps(prediction()).encode(), "predictions"))])
+    tally.add_predictions([Place(T0, 0, 0, 0, decode(json.dumps(prediction()).encode(), "predictions"))])
     truths = [decode(json.dumps(label(revision=number)).encode(), "labels") for number in range(len(label_ms))]
-    tally.add_labels(Place(T0 + ms, 0, at, truth) for at, (ms, truth) in enumerate(zip(label_ms, truths, strict=True)))
+    tally.add_labels(
+        Place(T0 + ms, 0, at, 0, truth) for at, (ms, truth) in enumerate(zip(label_ms, truths, strict=True))
+    )
     found = tally.panes().get(("churn", "1", "live", T0, "labelled", ""))
     assert (0 if found is None else int(found[0])) == labelled
 

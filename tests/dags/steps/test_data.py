@@ -17,7 +17,7 @@ from tests.dags.steps.test_workspace import request
 from tests.dags.toys import T0, config, raw
 
 LABELS = {"@id": pl.String, "@label_ts": pl.Int64, "@revision": pl.Int64, "@deleted": pl.Boolean}
-PLACE = {"@partition": pl.Int32, "@offset": pl.Int64}
+PLACE = {"@partition": pl.Int32, "@offset": pl.Int64, "@row": pl.Int32}
 
 
 def labels(*rows: tuple[Any, ...]) -> pl.DataFrame:
@@ -28,24 +28,26 @@ def labels(*rows: tuple[Any, ...]) -> pl.DataFrame:
 def test_the_effective_label_is_the_largest_by_revision_then_time_then_position() -> None:
     found = data.effective_labels(
         labels(
-            ("a", 10, 0, False, 0, 1, "old"),
-            ("a", 5, 1, False, 0, 2, "corrected"),
-            ("b", 10, 0, False, 0, 3, "early"),
-            ("b", 11, 0, False, 0, 4, "late"),
-            ("c", 10, 0, False, 0, 5, "first"),
-            ("c", 10, 0, False, 0, 6, "second"),
+            ("a", 10, 0, False, 0, 1, 0, "old"),
+            ("a", 5, 1, False, 0, 2, 0, "corrected"),
+            ("b", 10, 0, False, 0, 3, 0, "early"),
+            ("b", 11, 0, False, 0, 4, 0, "late"),
+            ("c", 10, 0, False, 0, 5, 0, "first"),
+            ("c", 10, 0, False, 0, 6, 0, "second"),
+            ("d", 10, 0, False, 0, 7, 9, "ninth row"),
+            ("d", 10, 0, False, 0, 7, 10, "tenth row"),
         )
     )
-    assert dict(found.sort("@id").iter_rows()) == {"a": "corrected", "b": "late", "c": "second"}
+    assert dict(found.sort("@id").iter_rows()) == {"a": "corrected", "b": "late", "c": "second", "d": "tenth row"}
 
 
 def test_a_deletion_that_stands_leaves_no_label_and_one_that_is_overtaken_does() -> None:
     found = data.effective_labels(
         labels(
-            ("a", 10, 0, False, 0, 1, "true"),
-            ("a", 11, 0, True, 0, 2, None),
-            ("b", 10, 0, True, 0, 3, None),
-            ("b", 11, 0, False, 0, 4, "false"),
+            ("a", 10, 0, False, 0, 1, 0, "true"),
+            ("a", 11, 0, True, 0, 2, 0, None),
+            ("b", 10, 0, True, 0, 3, 0, None),
+            ("b", 11, 0, False, 0, 4, 0, "false"),
         )
     )
     assert dict(found.iter_rows()) == {"b": "false"}
@@ -59,6 +61,7 @@ def test_the_window_takes_live_predictions_once_each() -> None:
             "@origin": ["live", "live", "shadow", "live", "live"],
             "@partition": [0, 0, 0, 0, 0],
             "@offset": [8, 2, 3, 4, 5],
+            "@row": [0, 0, 0, 0, 0],
             "x": [1.0, 2.0, 3.0, 4.0, 5.0],
         }
     )
@@ -76,6 +79,7 @@ def test_predictions_whose_labels_may_still_come_are_left_out(kind: str, kept: l
             "@origin": ["live", "live"],
             "@partition": [0, 0],
             "@offset": [0, 1],
+            "@row": [0, 0],
         }
     )
     wanted = msgspec.structs.replace(request(), kind=kind, window_start_ms=0, window_end_ms=3 * day_ms)
@@ -101,6 +105,7 @@ def test_features_logged_apart_are_found_by_prediction_and_by_entity_as_of_its_t
             "@entity": ["e", "e", None],
             "@partition": [0, 0, 0],
             "@offset": [0, 1, 2],
+            "@row": [0, 0, 0],
             "balance": [100.0, 200.0, 300.0],
         },
         schema_overrides={"@id": pl.String},

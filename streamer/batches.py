@@ -58,12 +58,11 @@ class PredictionColumns:
         if self.version is not None and self.choices is not None:
             raise ValueError("version: got both version and choices; the choices give the versions")
         choices = self._choices(rows)
-        now_ms = int(time.time() * 1000)
+        at_ms = now_ms()
         names = list(self.features)
         values = [column(self.features[name], f"features[{name!r}]", rows) for name in names]
         feature_rows: Iterator[tuple[Any, ...]] = zip(*values, strict=True) if names else iter([()] * rows)
-        ids = optional(self.prediction_id, "prediction_id", rows)
-        made = self.prediction_id is None
+        ids = made_ids(rows) if self.prediction_id is None else column(self.prediction_id, "prediction_id", rows)
         parts = zip(
             ids,
             feature_rows,
@@ -71,7 +70,7 @@ class PredictionColumns:
             optional(self.score, "score", rows),
             choices,
             optional(self.entity_id, "entity_id", rows),
-            optional(self.ts_ms, "ts_ms", rows, now_ms),
+            optional(self.ts_ms, "ts_ms", rows, at_ms),
             optional(self.latency_ms, "latency_ms", rows),
             optional(self.error, "error", rows),
             strict=True,
@@ -79,7 +78,7 @@ class PredictionColumns:
         return [
             checked_prediction(
                 Prediction(
-                    prediction_id=str(uuid_utils.uuid7()) if made else prediction_id,
+                    prediction_id=prediction_id,
                     model=self.model,
                     ts=ts_ms,
                     version=choice.version,
@@ -149,7 +148,7 @@ class LabelColumns:
         parts = zip(
             column(self.prediction_id, "prediction_id", rows),
             labels,
-            optional(self.ts_ms, "ts_ms", rows, int(time.time() * 1000)),
+            optional(self.ts_ms, "ts_ms", rows, now_ms()),
             optional(self.value, "value", rows),
             optional(self.revision, "revision", rows, 0),
             optional(self.deleted, "deleted", rows, False),
@@ -192,6 +191,16 @@ class LabelColumns:
                 previous,
             ) in enumerate(parts)
         ]
+
+
+def made_ids(rows: int) -> list[str]:
+    """Return new ids, which rise with time."""
+    return [str(uuid_utils.uuid7()) for _ in range(rows)]
+
+
+def now_ms() -> int:
+    """Return the time, epoch milliseconds UTC."""
+    return time.time_ns() // 1_000_000
 
 
 def column(values: Any, argument: str, rows: int | None = None) -> list[Any]:

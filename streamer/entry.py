@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION
+from streamer.events import ARROW_STREAM, CONTENT_TYPE_HEADER, SCHEMA_HEADER, SCHEMA_VERSION
 
 Headers = list[tuple[str, bytes]]
 
 # What a message of one JSON event carries.
 EVENT_HEADERS: Headers = [(SCHEMA_HEADER, SCHEMA_VERSION)]
+# What one of many events as an Arrow stream carries.
+BATCH_HEADERS: Headers = [*EVENT_HEADERS, (CONTENT_TYPE_HEADER, ARROW_STREAM)]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):

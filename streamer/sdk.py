@@ -13,6 +13,7 @@ from typing import Any, Self
 import uuid_utils
 
 from streamer.arguments import checked_features, checked_label, checked_prediction, encoded, identifier, name
+from streamer.batch_encoding import BatchEncoding, BatchFormat
 from streamer.batches import LabelColumns, PredictionColumns
 from streamer.client_settings import (
     DEFAULT_QUEUE_SIZE,
@@ -22,7 +23,7 @@ from streamer.client_settings import (
     TransportName,
     client_settings,
 )
-from streamer.entry import EVENT_HEADERS, Entry
+from streamer.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
 from streamer.events import FeatureLog, Label, Origin, Prediction
 from streamer.outbox import CloseReport, Outbox, Stats
 from streamer.routing import UNKNOWN_VERSION, Choice, SplitReader
@@ -66,6 +67,8 @@ class Client:
     spool : a file on a local disk, this process's own, for events that Kafka does not take. It outlives a
         crash of the process: the next client with this path sends what is in it.
     spool_bytes : how large that file may become.
+    batch_format : what columns go as: "arrow", many events a message, which needs pyarrow; "json", one event a
+        message; None for Arrow where pyarrow is installed and there are enough rows.
 
     Raises
     ------
@@ -107,11 +110,13 @@ class Client:
         transport: TransportName = "kafka-python",
         spool: str | os.PathLike[str] | None = None,
         spool_bytes: int = DEFAULT_SPOOL_BYTES,
+        batch_format: BatchFormat | None = None,
     ) -> None:
         if queue_size < 1:
             raise ValueError(f"queue_size: got {queue_size}, wanted at least 1")
         if spool_bytes < _LEAST_SPOOL_BYTES:
             raise ValueError(f"spool_bytes: got {spool_bytes}, wanted at least {_LEAST_SPOOL_BYTES}")
+        self._batches = BatchEncoding(batch_format, queue_size)
         properties = {"bootstrap.servers": bootstrap_servers, **(kafka or {})}
         self._outbox = Outbox(
             _connector(properties, transport),
@@ -134,6 +139,7 @@ class Client:
         transport: TransportName | None = None,
         spool: str | os.PathLike[str] | None = None,
         spool_bytes: int | None = None,
+        batch_format: BatchFormat | None = None,
     ) -> Self:
         """Make a client from what the service itself is configured by.
 
@@ -161,6 +167,7 @@ class Client:
             transport=found.transport,
             spool=found.spool,
             spool_bytes=found.spool_bytes,
+            batch_format=batch_format,
         )
 
     def choose(self, model: str, entity_id: object) -> Choice:
@@ -328,6 +335,11 @@ class Client:
             When a row is wrong: nothing is logged, and the message names the row and the field.
         """
         if isinstance(predictions, PredictionColumns):
+            encoded_columns = self._batches.predictions(predictions)
+            if encoded_columns is not None:
+                ids, pieces = encoded_columns
+                self._outbox.put(_batch_entries(self._predictions, pieces))
+                return ids
             events = predictions.events()
         else:
             events = [checked_prediction(event, f"row {row}: ") for row, event in enumerate(predictions)]
@@ -337,6 +349,10 @@ class Client:
     def log_labels(self, labels: Iterable[Label] | LabelColumns) -> None:
         """Log many labels, as events or as columns; errors as for `log_predictions`."""
         if isinstance(labels, LabelColumns):
+            pieces = self._batches.labels(labels)
+            if pieces is not None:
+                self._outbox.put(_batch_entries(self._labels, pieces))
+                return
             events = labels.events()
         else:
             events = [checked_label(event, f"row {row}: ") for row, event in enumerate(labels)]
@@ -385,6 +401,10 @@ def _entries(topic: str, events: Sequence[Prediction | Label]) -> list[Entry]:
         Entry(topic, event.prediction_id.encode(), encoded(event, f"row {row}: "), EVENT_HEADERS)
         for row, event in enumerate(events)
     ]
+
+
+def _batch_entries(topic: str, pieces: Iterable[tuple[bytes, int]]) -> list[Entry]:
+    return [Entry(topic, None, body, BATCH_HEADERS, events) for body, events in pieces]
 
 
 def _now_ms() -> int:

@@ -16,10 +16,12 @@ import msgspec
 import pytest
 
 from streamer import sdk
-from streamer.entry import EVENT_HEADERS, Entry
+from streamer.arrow_schema import is_batch
+from streamer.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.kafka_clients import KafkaPropertyError
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns
+from streamer.singles import singles
 
 T0 = 1_700_000_000_000
 
@@ -31,7 +33,9 @@ class Kept:
         self.entries: list[Entry] = []
 
     def put(self, entries: Any) -> int:
-        assert all(entry.headers == EVENT_HEADERS and entry.events == 1 for entry in entries)
+        for entry in entries:
+            assert entry.headers == (BATCH_HEADERS if is_batch(entry.body) else EVENT_HEADERS)
+            assert entry.events == 1 or is_batch(entry.body)
         self.entries.extend(entries)
         return len(entries)
 
@@ -134,6 +138,48 @@ def test_batches_are_events_or_columns(client: Client, kept: Kept) -> None:
         *(("ns.predictions.v1", name) for name in "abc"),
         *(("ns.labels.v1", name) for name in "abc"),
     ]
+
+
+def many(rows: int, **columns: Any) -> PredictionColumns:
+    return PredictionColumns(model="m", features={"x": list(range(rows))}, prediction=[1] * rows, **columns)
+
+
+def test_columns_of_many_rows_are_one_message(client: Client, kept: Kept) -> None:
+    ids = client.log_predictions(many(500))
+    client.log_labels(LabelColumns(model="m", prediction_id=ids, label=[0] * 500))
+    assert [(entry.topic, entry.key, entry.events) for entry in kept.entries] == [
+        ("ns.predictions.v1", None, 500),
+        ("ns.labels.v1", None, 500),
+    ]
+    predictions, labels = (entry.body for entry in kept.entries)
+    assert [json.loads(raw)["prediction_id"] for _row, raw in singles(predictions, "predictions")] == ids
+    assert [json.loads(raw)["prediction_id"] for _row, raw in singles(labels, "labels")] == ids
+
+
+def test_columns_of_few_rows_or_of_mixed_kinds_go_one_by_one(client: Client, kept: Kept) -> None:
+    client.log_predictions(many(20))
+    assert [entry.events for entry in kept.entries] == [1] * 20
+    client.log_predictions(many(100, entity_id=[uuid.UUID(int=row) for row in range(100)]))
+    assert [entry.events for entry in kept.entries] == [1] * 120
+
+
+def test_a_wrong_row_of_many_is_named_and_nothing_is_logged(client: Client, kept: Kept) -> None:
+    with pytest.raises(ValueError, match=r"^row 99: ts_ms: got 5"):
+        client.log_predictions(many(100, ts_ms=[T0] * 99 + [5]))
+    assert kept.entries == []
+
+
+def test_the_format_of_batches_can_be_chosen(kept: Kept) -> None:
+    with Client(redis_url=None, batch_format="json") as client:
+        client.log_predictions(many(500))
+        assert [entry.events for entry in kept.entries] == [1] * 500
+    kept.entries.clear()
+    with Client(redis_url=None, batch_format="arrow", queue_size=8) as client:
+        client.log_predictions(many(5))
+        # A message that is larger than the queue would never have room in it.
+        assert [entry.events for entry in kept.entries] == [2, 2, 1]
+    with pytest.raises(ValueError, match="batch_format: got 'csv', wanted arrow, json or None"):
+        Client(redis_url=None, batch_format="csv")  # type: ignore[arg-type]
 
 
 def test_a_batch_with_a_wrong_row_logs_nothing(client: Client, kept: Kept) -> None:
@@ -261,10 +307,13 @@ CORE_ONLY = textwrap.dedent(
     import streamer.events, streamer.partitioning, streamer.routing, streamer.sdk, streamer.state
     client = streamer.sdk.Client("127.0.0.1:1", redis_url=None)
     print(client.log_prediction(model="m", features={"a": 1.5}, prediction=1))
-    try:
-        streamer.sdk.Client(transport="librdkafka")
-    except ValueError as error:
-        print(error)
+    for arguments in ({"transport": "librdkafka"}, {"batch_format": "arrow"}):
+        try:
+            streamer.sdk.Client(**arguments)
+        except ValueError as error:
+            print(error)
+    columns = streamer.sdk.PredictionColumns(model="m", features={"a": [1] * 500}, prediction=[1] * 500)
+    print(len(client.log_predictions(columns)), client.stats().queued)
     print(sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
     """
 )
@@ -279,9 +328,11 @@ def test_the_core_install_is_enough() -> None:
         [sys.executable, "-c", CORE_ONLY, BEYOND_CORE], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    prediction_id, refusal = done.stdout.splitlines()
+    prediction_id, refusal, no_arrow, as_rows = done.stdout.splitlines()
     assert uuid.UUID(prediction_id).version == 7
     assert "librdkafka needs confluent-kafka; pip install 'driftloop[worker]'" in refusal
+    assert no_arrow == "batch_format: arrow needs pyarrow; pip install 'driftloop[arrow]'"
+    assert as_rows == "500 501"
 
 
 def test_what_the_core_imports_is_what_it_declares() -> None:

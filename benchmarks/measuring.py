@@ -72,7 +72,7 @@ def publish_models(settings: Settings, configs: Sequence[ModelConfig], created_m
     producer.flush()
 
 
-def send(producer: Producer, topic: str, value: bytes, key: str) -> None:
+def send(producer: Producer, topic: str, value: bytes, key: str | None) -> None:
     """Produce a message, waiting where the producer's queue is full."""
     while True:
         try:
@@ -102,7 +102,7 @@ class Backlog:
         self.messages = 0
         self.bytes = 0
 
-    def write(self, messages: Iterable[traffic.Message]) -> None:
+    def write(self, messages: Iterable[traffic.Message | traffic.Batch]) -> None:
         """Write messages that nobody can read yet."""
         for key, value in messages:
             self.messages += 1

@@ -24,6 +24,8 @@ _REFERENCE_ROWS = 20_000
 _TABLE_VALUES = 600_000
 
 Message = tuple[str, bytes]
+# Some events in one message, which has no key.
+Batch = tuple[None, bytes]
 
 
 def numeric(features: int = FEATURES) -> tuple[str, ...]:
@@ -90,11 +92,11 @@ class Events:
     def __init__(self, models: int, *, features: int = FEATURES, seed: int = SEED) -> None:
         self._models = models
         self._ids = random.Random(seed)
-        self._tails = _tails(features)
+        self._tails = tails(features)
 
     def message(self, number: int, ts_ms: int) -> Message:
         """Return the next prediction: its key and its JSON."""
-        id_ = _id(self._ids)
+        id_ = new_id(self._ids)
         head = f'{{"prediction_id":"{id_}","model":"bench-{number % self._models}","version":"{VERSION}","ts":{ts_ms},'
         return id_, head.encode() + self._tails[number % len(self._tails)]
 
@@ -112,7 +114,7 @@ def labels(events: int, models: int, *, start_ms: int, seed: int = SEED) -> Iter
     """Yield a label a prediction, a minute after it."""
     ids = random.Random(seed)
     for number in range(events):
-        yield label(_id(ids), number, models, start_ms + 60_000 + number * SPAN_MS // events)
+        yield label(new_id(ids), number, models, start_ms + 60_000 + number * SPAN_MS // events)
 
 
 def label(id_: str, number: int, models: int, ts_ms: int) -> Message:
@@ -122,7 +124,7 @@ def label(id_: str, number: int, models: int, ts_ms: int) -> Message:
 
 
 @functools.cache
-def _tails(features: int) -> list[bytes]:
+def tails(features: int) -> list[bytes]:
     """Return what of events' JSON comes after their time."""
     rng = np.random.default_rng(1)
     names = (*numeric(features), *CATEGORICAL)
@@ -137,7 +139,8 @@ def _tails(features: int) -> list[bytes]:
     return [msgspec.json.encode(body)[1:] for body in bodies]
 
 
-def _id(source: random.Random) -> str:
+def new_id(source: random.Random) -> str:
+    """Return a prediction's id."""
     # As long as a UUID and as hard to compress.
     digits = f"{source.getrandbits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

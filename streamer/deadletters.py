@@ -1,28 +1,26 @@
-"""Messages that could not be used: building, listing and replaying the dead letters."""
+"""Messages that could not be used: building dead letters, and reading them back."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Message
 
-from streamer.arrow_schema import is_batch
-from streamer.events import ARROW_STREAM, CONTENT_TYPE_HEADER
-from streamer.kafka_clients import producer_config
 from streamer.settings import Settings
-from streamer.topic_reader import read_to_end
+from streamer.topic_reader import offsets_at, read_to_end
 from streamer.topics import MAX_MESSAGE_BYTES
 
 Mode = Literal["raw", "redacted"]
 Headers = list[tuple[str, bytes]]
 
 REPLAYED_HEADER = "replayed-dead-letter"
-_RAW_TOPICS = ("predictions", "features", "labels")
+# Of a record in the dead letters' own topic that says which of them were replayed.
+REPLAYED_MARK = "replayed"
 _MAX_REASON = 1_000
-_TIMEOUT_S = 30.0
 
 
 class DeadLetterError(Exception):
@@ -48,6 +46,36 @@ class Letter(msgspec.Struct, kw_only=True, frozen=True):
     mode: Mode
     key: bytes | None
     value: bytes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which dead letters: all conditions given must hold.
+
+    Parameters
+    ----------
+    topic : the full name of the topic they came from.
+    field : the field that was wrong, or one of its entries (`features` has `features.age` too).
+    reason : a part of the reason.
+    since_ms : not older than this.
+    """
+
+    topic: str | None = None
+    field: str | None = None
+    reason: str | None = None
+    since_ms: int | None = None
+
+    def includes(self, letter: Letter) -> bool:
+        """Tell whether a letter is wanted."""
+        return (
+            self.topic in (None, letter.source_topic)
+            and (self.field is None or letter.field == self.field or letter.field.startswith(f"{self.field}."))
+            and (self.reason is None or self.reason in letter.reason)
+            and (self.since_ms is None or letter.at_ms >= self.since_ms)
+        )
+
+
+EVERYTHING = Wanted()
 
 
 def build(
@@ -93,19 +121,40 @@ def build(
     return key, raw, headers
 
 
-def read(settings: Settings) -> Iterator[Letter]:
-    """Yield every dead letter there is, one at a time; those of one partition in order."""
-    for message in read_to_end(settings, settings.topic("dead-letters")):
-        yield _read(message)
+def read(settings: Settings, newest: int | None = None) -> Iterator[Letter]:
+    """Yield the dead letters there are, one at a time; those of one partition in order.
+
+    Parameters
+    ----------
+    newest : only those among the last so many offsets of each partition; all by default.
+    """
+    for message in read_to_end(settings, settings.topic("dead-letters"), newest=newest):
+        if not is_mark(message):
+            yield _read(message)
 
 
-def list_letters(settings: Settings, limit: int = 100) -> list[Letter]:
-    """Return the newest dead letters, at most `limit`, oldest first."""
-    newest: dict[int | None, deque[Letter]] = defaultdict(lambda: deque(maxlen=limit))
-    for message in read_to_end(settings, settings.topic("dead-letters")):
-        newest[message.partition()].append(_read(message))
-    letters = sorted((letter for kept in newest.values() for letter in kept), key=lambda letter: letter.at_ms)
-    return letters[max(len(letters) - limit, 0) :]
+def list_letters(settings: Settings, limit: int = 100, wanted: Wanted = EVERYTHING) -> list[Letter]:
+    """Return the newest dead letters that are wanted, at most `limit`, oldest first.
+
+    The topic is read from its end backwards, so that the newest of millions come at once.
+    """
+    looked_at, deepest = 2 * limit + 100, max(offsets_at(settings, settings.topic("dead-letters"), None).values())
+    while True:
+        newest: dict[str, deque[Letter]] = defaultdict(lambda: deque(maxlen=limit))
+        for letter in read(settings, looked_at):
+            if wanted.includes(letter):
+                newest[letter.letter_id.partition(":")[0]].append(letter)
+        found = sorted((letter for kept in newest.values() for letter in kept), key=lambda letter: letter.at_ms)
+        if len(found) >= limit or looked_at >= deepest:
+            return found[max(len(found) - limit, 0) :]
+        looked_at *= 10
+
+
+def count_since(settings: Settings, since_ms: int) -> int:
+    """Return about how many dead letters have come since then, by their offsets alone."""
+    topic = settings.topic("dead-letters")
+    ends, starts = offsets_at(settings, topic, None), offsets_at(settings, topic, since_ms)
+    return sum(ends[number] - (ends[number] if start < 0 else start) for number, start in starts.items())
 
 
 def show(settings: Settings, letter_id: str) -> Letter:
@@ -116,84 +165,37 @@ def show(settings: Settings, letter_id: str) -> Letter:
     DeadLetterError
         There is none of that id, or the id is none.
     """
-    return _find(settings, [letter_id])[0]
+    return find(settings, [letter_id])[0]
 
 
-def replay(settings: Settings, ids: Collection[str]) -> list[Letter]:
-    """Send the bytes of dead letters to the topics and partitions they came from, and return those letters.
-
-    A letter is not marked as replayed: replayed again, it is sent again. Predictions and labels of
-    models with a label join are recognised by their prediction_id; other events count twice.
+def find(settings: Settings, ids: Collection[str]) -> list[Letter]:
+    """Return dead letters by their ids.
 
     Raises
     ------
     DeadLetterError
-        A letter is not there or is redacted, or its source is none of the raw topics: nothing is sent.
-    KafkaException
-        Kafka did not take all of them; those it took are sent.
+        One of them is not there, or an id is none.
     """
-    letters = _find(settings, ids)
-    allowed = {settings.topic(name) for name in _RAW_TOPICS}
-    for letter in letters:
-        if letter.mode == "redacted":
-            raise DeadLetterError(
-                f"{letter.letter_id}: redacted, its bytes were not kept; have its producer send it again "
-                f"({letter.source_topic}[{letter.source_partition}] offset {letter.source_offset})"
-            )
-        if letter.source_topic not in allowed:
-            raise DeadLetterError(
-                f"{letter.letter_id}: came from {letter.source_topic!r}, wanted one of {', '.join(sorted(allowed))}"
-            )
-    _send(settings, letters)
-    return letters
-
-
-def _send(settings: Settings, letters: list[Letter]) -> None:
-    failures: list[KafkaError] = []
-
-    def delivered(error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            failures.append(error)
-
-    producer = Producer(producer_config(settings))
-    for letter in letters:
-        producer.produce(
-            letter.source_topic,
-            letter.value,
-            letter.key,
-            letter.source_partition,
-            headers=[(REPLAYED_HEADER, letter.letter_id.encode()), *content_type(letter.value)],
-            on_delivery=delivered,
-        )
-        producer.poll(0)
-    left = producer.flush(_TIMEOUT_S)
-    if failures:
-        raise KafkaException(failures[0])
-    if left:
-        raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT))
-
-
-def content_type(value: bytes) -> Headers:
-    """Return the header that a message of many events has."""
-    return [(CONTENT_TYPE_HEADER, ARROW_STREAM)] if is_batch(value) else []
-
-
-def _find(settings: Settings, ids: Collection[str]) -> list[Letter]:
     wanted = {letter_id: _place(letter_id) for letter_id in ids}
     if not wanted:
         return []
-    found: dict[tuple[int | None, int | None], Letter] = {}
     places = set(wanted.values())
-    for message in read_to_end(settings, settings.topic("dead-letters")):
-        place = (message.partition(), message.offset())
+    found: dict[tuple[int, int], Letter] = {}
+    for letter in read(settings):
+        place = _place(letter.letter_id)
         if place in places:
-            found[place] = _read(message)
+            found[place] = letter
     missing = [letter_id for letter_id, place in wanted.items() if place not in found]
     if missing:
         raise DeadLetterError(
             f"{', '.join(missing)}: no such dead letter; it may have expired: driftloop dead-letters list"
         )
     return [found[place] for place in wanted.values()]
+
+
+def is_mark(message: Message) -> bool:
+    """Tell whether a record of the topic is no letter, but says which have been replayed."""
+    return REPLAYED_MARK in dict(message.headers() or ())
 
 
 def _place(letter_id: str) -> tuple[int, int]:

@@ -27,7 +27,12 @@ class ReadError(Exception):
 
 
 def read_to_end(
-    settings: Settings, topic: str, partitions: Iterable[int] | None = None, *, timeout_s: float = 60.0
+    settings: Settings,
+    topic: str,
+    partitions: Iterable[int] | None = None,
+    *,
+    newest: int | None = None,
+    timeout_s: float = 60.0,
 ) -> Iterator[Message]:
     """Yield the committed messages of a topic, from the first it still has to the end it has now.
 
@@ -37,6 +42,7 @@ def read_to_end(
     ----------
     topic : the full name, namespace included.
     partitions : all of them by default.
+    newest : only the last so many offsets of each partition, transactions' markers among them; all by default.
     timeout_s : how long to go on when nothing comes, as while a dead writer's transaction stays open.
 
     Raises
@@ -64,8 +70,9 @@ def read_to_end(
         left: dict[int, int] = {}
         for place in places:
             low, _high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S, cached=False)
-            place.offset = low
-            if low < ends[place.partition]:
+            end = ends[place.partition]
+            place.offset = low if newest is None else max(low, end - newest)
+            if place.offset < end:
                 left[place.partition] = ends[place.partition]
         if left:
             consumer.assign([place for place in places if place.partition in left])
@@ -87,6 +94,14 @@ def newest_by_key(settings: Settings, topic: str, partitions: Iterable[int] | No
         else:
             newest[name] = value if isinstance(value, bytes) else value.encode()
     return newest
+
+
+def offsets_at(settings: Settings, topic: str, at_ms: int | None) -> dict[int, int]:
+    """Return each partition's first offset appended at that time or later, −1 where there is none; None: its end."""
+    admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
+    which = OffsetSpec.latest() if at_ms is None else OffsetSpec.for_timestamp(at_ms)  # type: ignore[no-untyped-call]
+    found = admin.list_offsets(dict.fromkeys(_places(settings, topic, None), which), request_timeout=_REQUEST_S)
+    return {place.partition: int(future.result().offset) for place, future in found.items()}
 
 
 def _messages(consumer: Consumer, topic: str, left: dict[int, int], timeout_s: float) -> Iterator[Message]:

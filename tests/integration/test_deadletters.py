@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from streamer.deadletters import REPLAYED_HEADER, DeadLetterError, build, list_letters, replay, show
+from streamer.deadletters import REPLAYED_HEADER, DeadLetterError, Wanted, build, count_since, list_letters, show
+from streamer.letter_replay import Replayed, replay, replay_wanted
 from streamer.settings import Settings
 from streamer.topic_reader import read_to_end
 
@@ -50,8 +51,7 @@ def test_letters_are_listed_newest_last_and_shown_whole(settings: Settings) -> N
 def test_a_replayed_letter_stands_in_its_topic_and_partition_as_it_came(settings: Settings) -> None:
     bury(settings, 3)
     letters = list_letters(settings)
-    sent = replay(settings, [letters[0].letter_id, letters[2].letter_id])
-    assert [letter.letter_id for letter in sent] == [letters[0].letter_id, letters[2].letter_id]
+    assert replay(settings, [letters[0].letter_id, letters[2].letter_id]) == Replayed(2, 0, 0)
     found = list(read_to_end(settings, settings.topic("predictions")))
     assert {message.value() for message in found} == {letters[0].value, letters[2].value}
     assert {message.partition() for message in found} == {2}
@@ -69,3 +69,31 @@ def test_nothing_is_sent_when_one_of_the_letters_cannot_be(settings: Settings) -
         with pytest.raises(DeadLetterError, match="redacted" if letter.mode == "redacted" else "came from 'elsewhere'"):
             replay(settings, [*good, letter.letter_id])
     assert list(read_to_end(settings, settings.topic("predictions"))) == []
+
+
+def test_letters_are_found_by_topic_field_reason_and_age_from_the_newest_backwards(settings: Settings) -> None:
+    bury(settings, 3, field="features.age", reason="got an array of 2")
+    bury(settings, 400, field="ts")
+    bury(settings, 2, field="model", topic=settings.topic("labels"))
+    assert len(list_letters(settings, 10, Wanted(field="features"))) == 3
+    assert len(list_letters(settings, 2, Wanted(reason="array"))) == 2
+    assert len(list_letters(settings, 10, Wanted(topic=settings.topic("labels"), field="model"))) == 2
+    assert list_letters(settings, 10, Wanted(field="features", reason="empty")) == []
+    newest = list_letters(settings, 1)[0].at_ms
+    assert list_letters(settings, 10, Wanted(since_ms=newest + 1)) == []
+    assert count_since(settings, newest - 3_600_000) == 405
+    assert count_since(settings, newest + 3_600_000) == 0
+
+
+def test_a_replay_sends_each_letter_once_however_often_it_is_asked_for(settings: Settings) -> None:
+    bury(settings, 5, field="model")
+    bury(settings, 2, field="model", mode="redacted")
+    bury(settings, 1, field="ts")
+    first = list_letters(settings)[0].letter_id
+    assert replay(settings, [first]) == Replayed(1, 0, 0)
+    assert replay_wanted(settings, Wanted(field="model")) == Replayed(4, 1, 2)
+    assert replay_wanted(settings, Wanted(field="model")) == Replayed(0, 5, 2)
+    assert len(list(read_to_end(settings, settings.topic("predictions")))) == 5
+    assert replay(settings, [first], again=True) == Replayed(1, 0, 0)
+    # The marks are no letters.
+    assert len(list_letters(settings)) == 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamer.settings import Settings
-from tests.chaos.fuzz import KINDS, run
+from tests.chaos.fuzz import run
+from tests.chaos.post import KINDS
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,9 @@ from streamer.bulk_decode import BulkDecoder
 from streamer.catalog import Catalog
 from streamer.decode import MAX_EVENT_BYTES, Kind, decode, explain_invalid
 from tests.chaos.faults import ALL, FAULTS, Fault
-from tests.chaos.fuzz import MODELS
 from tests.chaos.mutations import mutation, named
 from tests.chaos.oracle import judge
+from tests.chaos.post import MODELS
 
 NOW, FUTURE = 1_370_100_000_000, 86_400_000
 # A reason's numbers and a field's name are cut; the rest is our own words.

@@ -28,6 +28,7 @@ test: setup
 chaos: setup
 	$(BIN)/python -m tests.chaos $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m tests.chaos.fuzz)
+	$(if $(ARGS),,$(BIN)/python -m tests.chaos.disk)
 
 fuzz: setup
 	$(BIN)/python -m tests.chaos.fuzz $(ARGS)

@@ -29,7 +29,7 @@ from streamer.labels import JoinStore
 from streamer.live import LiveWriter
 from streamer.settings import Settings
 from streamer.state import Keys
-from streamer.topics import topic_ids
+from streamer.topics import check, topic_ids
 from streamer.transaction import TransactionalStep
 
 log = structlog.get_logger(__name__)
@@ -60,13 +60,15 @@ class Worker:
     def build(self) -> None:
         """Make the stages this role runs: Kafka and the topics must be there by now."""
         if self.role in ("all", "evaluate"):
+            ids = topic_ids(self.settings, [self.settings.topic("partials"), self.settings.topic("commands")])
             evaluate = Evaluate(
                 self.settings,
                 self.catalog,
                 consumer_properties=kafka_clients.librdkafka(self.settings.kafka.properties(), scope="consumer"),
                 show=self.live.show,
+                topic_ids=ids,
             )
-            self.live.reads(topic_ids(self.settings, evaluate.topics))
+            self.live.reads(ids)
             self.steps["evaluate"] = self._step("evaluate", evaluate, evaluate.topics)
         if self.role in ("all", "ingest"):
             ingest = self._ingest()
@@ -125,7 +127,7 @@ class Worker:
             store,
             replica=settings.worker.replica,
             topic_ids=topic_ids(settings, names),
-            partition_counts=self._partition_counts(names),
+            partition_counts=lambda: self._partition_counts(names),
         )
 
     def _partition_counts(self, names: list[str]) -> dict[str, int]:
@@ -250,10 +252,19 @@ def _add_pages(app: faust.App, worker: Worker) -> None:
 
 
 def run(settings: Settings, role: Role = "all") -> int:
-    """Run a worker until SIGTERM or a failure; return the process's exit code."""
+    """Run a worker until SIGTERM or a failure; return the process's exit code.
+
+    Raises
+    ------
+    TopicError
+        Before anything runs, when a topic is missing or cannot be used.
+    """
     telemetry.configure_logging()
     for chatty in ("faust", "mode", "aiokafka", "streamer.control"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for report in check(settings):
+        if report.outcome == "differs":
+            log.warning("topic_differs", topic=report.name, told=report.told, used="as it is")
     worker = Worker(settings, role)
     app = build_app(worker)
     faust_worker = faust.Worker(app, loglevel="WARNING", override_logging=False, redirect_stdouts=False, quiet=True)

@@ -194,10 +194,11 @@ class Author:
         self.note(shard, watched, transitions)
 
     def expire(self, shard: Shard, now_ms: int) -> None:
-        """Fail what has stood too long, and publish a request again that nobody has accepted."""
+        """Fail what has stood too long, publish again a request that nobody has accepted, and page silent streams."""
         if now_ms < shard.expired_ms + _EXPIRE_MS:
             return
         shard.expired_ms = now_ms
+        self._watch_silence(shard, now_ms)
         for name, watched in shard.models.items():
             model = self._catalog.model(name)
             if model is None or not lifecycle.is_open(watched.record.life):
@@ -209,6 +210,23 @@ class Author:
                 self.note(shard, watched, transitions)
             elif lifecycle.republish_due(watched.record.life, now_ms=now_ms, deadlines=deadlines):
                 self._publish_again(shard, watched)
+
+    def _watch_silence(self, shard: Shard, now_ms: int) -> None:
+        """Page models whose events have stopped coming: time completes nothing of a stream at rest."""
+        for name, watched in shard.models.items():
+            model, record = self._catalog.model(name), watched.record
+            if model is None or not record.newest_record_ms:
+                continue
+            silent_ms = now_ms - record.newest_record_ms
+            stale = silent_ms > model.config.time.stale
+            if stale == record.stale:
+                continue
+            record.stale = stale
+            watched.changed, watched.shown = True, False
+            what = f"no live events for {silent_ms / 3_600_000:.1f} h" if stale else "live events come again"
+            record.tell(now_ms, "stream", what, record.clock.watermark_ms, {})
+            tell = log.warning if stale else log.info
+            tell("stream_stale" if stale else "stream_flows", model=name, silent_ms=silent_ms)
 
     @staticmethod
     def _follow_rollout(model: Model, record: ModelRecord, before: lifecycle.RolloutState | None, now_ms: int) -> None:

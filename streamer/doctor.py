@@ -9,21 +9,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streamer import kafka_access, kafka_clients, redis_clients, references, topics
+from streamer import deadletters, kafka_access, kafka_clients, log_checks, redis_clients, references, topics
 from streamer.addresses import without_password
+from streamer.checks import Check
 from streamer.settings import Settings, config_path, unknown_variables
 from streamer.state import Keys
+from streamer.topic_reader import ReadError
 from streamer.view import LiveView, ViewError
-
-Status = Literal["ok", "warning", "failed", "unreachable", "skipped"]
 
 # A worker beats every second; one silent for longer is gone, or its machine is.
 SILENT_MS = 15_000
@@ -33,15 +32,6 @@ _TIMEOUT_S = 5.0
 _TIMEOUTS = {"socket_connect_timeout": 3.0, "socket_timeout": _TIMEOUT_S}
 # By it the label join gives every field of a hash an expiry of its own.
 _NEEDED_COMMAND = "hsetex"
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One thing looked at: how it stands, what was found, and what to do about it ("" when nothing)."""
-
-    name: str
-    status: Status
-    found: str
-    remedy: str = ""
 
 
 def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
@@ -58,10 +48,17 @@ def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
     yield _environment()
     kafka = _kafka(settings)
     yield kafka
-    if kafka.status == "ok":
-        yield from _guarded("topics", lambda: _topics(settings))
-    else:
-        yield Check("topics", "skipped", "Kafka is unreachable")
+    of_kafka: list[tuple[str, Callable[[], Check]]] = [
+        ("kafka disks", lambda: log_checks.room(settings)),
+        ("topics", lambda: _topics(settings)),
+        ("offsets", lambda: log_checks.offsets(settings)),
+        ("dead letters", lambda: log_checks.dead_letters(settings, now_ms)),
+    ]
+    for name, check in of_kafka:
+        if kafka.status == "ok":
+            yield from _guarded(name, check)
+        else:
+            yield Check(name, "skipped", "Kafka is unreachable")
     store = _redis("redis", settings.redis.url, redis_clients.connect(settings, **_TIMEOUTS))
     yield store
     label_store = store
@@ -70,14 +67,17 @@ def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
         yield label_store
     yield _durability(settings, label_store)
     if kafka.status == "ok":
-        yield from _guarded("models", lambda: _models(settings))
+        seen = _versions_seen(settings) if store.status == "ok" else {}
+        yield from _guarded("models", lambda: log_checks.models(settings, seen))
     else:
         yield Check("models", "skipped", "Kafka is unreachable")
     if store.status == "ok":
         yield from _guarded("workers", lambda: _workers(settings, now_ms))
+        yield from _guarded("streams", lambda: _streams(settings))
         yield _clock(settings)
     else:
         yield Check("workers", "skipped", "Redis is unreachable")
+        yield Check("streams", "skipped", "Redis is unreachable")
     yield _mlflow(settings)
     yield _airflow(settings)
     yield _java()
@@ -104,7 +104,16 @@ def _guarded(name: str, check: Callable[[], Check]) -> Iterator[Check]:
     """Run a check that reads our own data; what it cannot read is its finding, not the end of the others."""
     try:
         yield check()
-    except (KafkaException, redis.RedisError, ViewError, topics.TopicError, references.ProfileError) as error:
+    except KafkaException as error:
+        yield Check(name, "failed", str(error.args[0].str() if error.args else error))
+    except (
+        redis.RedisError,
+        ViewError,
+        topics.TopicError,
+        ReadError,
+        references.ProfileError,
+        deadletters.DeadLetterError,
+    ) as error:
         yield Check(name, "failed", str(error))
 
 
@@ -115,7 +124,10 @@ def _kafka(settings: Settings) -> Check:
         admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
         brokers = len(admin.list_topics(timeout=_TIMEOUT_S).brokers)
     except (kafka_access.Unreachable, KafkaException) as error:
-        remedy = 'start it, or set kafka."bootstrap.servers" (environment: DRIFTLOOP_KAFKA)'
+        remedy = (
+            'start it, or set kafka."bootstrap.servers" (environment: DRIFTLOOP_KAFKA); a broker that ended by itself '
+            "says why at the end of its log: a full disk is the most frequent"
+        )
         return Check("kafka", "unreachable", str(error), remedy)
     return Check("kafka", "ok", f"{servers}, {brokers} broker{'s' if brokers != 1 else ''}")
 
@@ -129,13 +141,9 @@ def _topics(settings: Settings) -> Check:
     if hidden:
         full = ", ".join(settings.topic(name) for name in hidden)
         return Check("topics", "failed", f"this client may not see: {full}", "grant it Describe on them")
-    differing = [report for report in topics.ensure(settings) if report.outcome == "differs"]
+    differing = [report for report in topics.check(settings) if report.outcome == "differs"]
     if differing:
-        told = "; ".join(
-            f"{report.name}: {key} is {has}, wanted {wanted}"
-            for report in differing
-            for key, (has, wanted) in report.differences.items()
-        )
+        told = "; ".join(f"{report.name}: {report.told}" for report in differing)
         return Check("topics", "warning", told, "alter the topics, or the configuration to match them")
     return Check("topics", "ok", f"{len(topics.TOPICS)} topics as configured")
 
@@ -184,19 +192,6 @@ def _durability(settings: Settings, reachable: Check) -> Check:
     return Check(name, "ok", "append-only file on, nothing is evicted")
 
 
-def _models(settings: Settings) -> Check:
-    models = references.read_models(settings)
-    if not models:
-        return Check("models", "warning", "no model yet", "driftloop models apply config/models/<model>.toml")
-    versions = references.published_versions(settings)
-    bare = [name for name in models if not versions.get(name)]
-    if bare:
-        remedy = "driftloop reference build …, then driftloop reference publish …"
-        return Check("models", "warning", f"without a reference: {', '.join(bare)}", remedy)
-    told = ", ".join(f"{name} ({len(versions[name])} reference{'s'[: len(versions[name]) != 1]})" for name in models)
-    return Check("models", "ok", told)
-
-
 def _workers(settings: Settings, now_ms: int) -> Check:
     client = redis_clients.connect(settings, **_TIMEOUTS)
     try:
@@ -216,6 +211,36 @@ def _workers(settings: Settings, now_ms: int) -> Check:
     if silent:
         return Check("workers", "warning", f"{told}; silent: {', '.join(silent)}", "start them again, or let them be")
     return Check("workers", "ok", told)
+
+
+def _versions_seen(settings: Settings) -> dict[str, list[str]]:
+    """Return the versions the live view has numbers of, by model; nothing where it cannot be read."""
+    client = redis_clients.connect(settings, **_TIMEOUTS)
+    view = LiveView(client, Keys(settings.namespace))
+    try:
+        return {summary.model: view.versions(summary.model) for summary in view.models()}
+    except (redis.RedisError, ViewError):
+        return {}
+    finally:
+        client.close()
+
+
+def _streams(settings: Settings) -> Check:
+    """Name the models whose events have stopped coming, and those whose looks are stopped by a fault."""
+    client = redis_clients.connect(settings, **_TIMEOUTS)
+    try:
+        summaries = LiveView(client, Keys(settings.namespace)).models()
+    finally:
+        client.close()
+    faulted = [summary.model for summary in summaries if summary.faulted]
+    if faulted:
+        remedy = "driftloop status <model> says by what; driftloop models clear-fault <model> once it is mended"
+        return Check("streams", "failed", f"looks stopped by a fault: {', '.join(faulted)}", remedy)
+    stale = [summary.model for summary in summaries if summary.stale]
+    if stale:
+        remedy = "look whether their serving systems log; nothing is decided on a stream at rest (time.stale)"
+        return Check("streams", "warning", f"no live events for long: {', '.join(stale)}", remedy)
+    return Check("streams", "ok", f"events of {len(summaries)} model{'s'[: len(summaries) != 1]} come")
 
 
 def _stages(role: str) -> set[str]:

@@ -23,7 +23,8 @@ class Document(msgspec.Struct, kw_only=True, omit_defaults=False):
 class ModelSummary(Document, kw_only=True):
     """One line of `driftloop:models`: where a model stands.
 
-    `watermark_ms` is the newest event time seen, `looked_ms` the end of the newest pane looked at for performance.
+    `stale`: no live event has come for the model's `time.stale`. `watermark_ms` is the newest event time seen,
+    `looked_ms` the end of the newest pane looked at for performance.
     `tallies` are the events that did not count as the others did, by reason, since the model was made: late, too_late,
     other_epoch, repeated and the like.
     """
@@ -36,6 +37,7 @@ class ModelSummary(Document, kw_only=True):
     percent: float = 0.0
     state: str = ""
     faulted: bool = False
+    stale: bool = False
     open_request: str | None = None
     watermark_ms: int | None = None
     looked_ms: int | None = None

@@ -26,6 +26,8 @@ from streamer.transaction import Batch, Partition, Record, Standing, StepFailed,
 
 log = structlog.get_logger(__name__)
 
+# Names are the senders', without end.
+_MOST_TOLD = 1_000
 _PARTIAL = msgspec.msgpack.Decoder(Partial)
 _CATALOG_S = 5.0
 _COMMAND = msgspec.json.Decoder(Command)
@@ -49,11 +51,13 @@ class Evaluate:
         *,
         consumer_properties: dict[str, str],
         show: Callable[[Iterable[Shard]], Iterable[tuple[Shard, Watched, Exception]]],
+        topic_ids: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._properties = consumer_properties
         self._show = show
+        self._topic_ids = topic_ids or {}
         self._partials = settings.topic("partials")
         self._commands = settings.topic("commands")
         self._state = settings.topic("state")
@@ -68,6 +72,7 @@ class Evaluate:
         self._absent_as_of = catalog.revision
         self._buried_as_of = -1
         self._patience_s = _CATALOG_S
+        self._told_versions: set[tuple[str, str]] = set()
         self._told_epochs: set[tuple[str, int]] = set()
 
     @property
@@ -94,7 +99,9 @@ class Evaluate:
                     raise StepFailed(
                         f"{topic}[{index}] is not assigned with its sibling; both must have the same count"
                     )
-                starts[partition] = resume(partition, self._agreed(shard, partition, standing), standing[partition].low)
+                place = standing[partition]
+                agreed = self._agreed(shard, partition, standing)
+                starts[partition] = resume(partition, agreed, place.low, place.high)
         self._count_faulted()
         log.info(
             "restored",
@@ -236,10 +243,20 @@ class Evaluate:
         if late and increment.source != "labels":
             _tally(watched, "late", increment.events)
             telemetry.LATE.labels(model.name).inc(increment.events)
+        if not increment.fingerprint and increment.source != "labels":
+            self._tell_of_no_reference(model.name, increment.version)
         key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
         if key not in watched.dirty and key in watched.panes:
             self._changed_bytes += watched.panes[key].nbytes
         watched.add(key, increment, late=late, dtype=model.schema.dtype)
+
+    def _tell_of_no_reference(self, model: str, version: str) -> None:
+        """Say once of a version that nothing is known to hold its events against."""
+        if (model, version) in self._told_versions or len(self._told_versions) >= _MOST_TOLD:
+            return
+        if self._catalog.reference(model, version) is None:
+            self._told_versions.add((model, version))
+            log.warning("no_reference", model=model, version=version, counted="without cells, so its drift is unknown")
 
     def _answer(self, shard: Shard, raw: bytes, offset: int) -> None:
         """Answer one command; only evaluate changes a model's state, and every answer is in the ledger.
@@ -339,16 +356,23 @@ class Evaluate:
             self._author.note(shard, watched, transitions)
 
     def _count_faulted(self) -> None:
-        """Say how many models are faulted; one that is configured no more could not be cleared, and is not counted."""
+        """Say how many models are faulted or stale; one that is configured no more could not be mended, and is none."""
         records = [watched.record for shard in self._shards.values() for watched in shard.models.values()]
-        telemetry.FAULTED_MODELS.set(
-            sum(record.life.faulted is not None and self._catalog.model(record.name) is not None for record in records)
-        )
+        known = [record for record in records if self._catalog.model(record.name) is not None]
+        telemetry.FAULTED_MODELS.set(sum(record.life.faulted is not None for record in known))
+        telemetry.STALE_MODELS.set(sum(record.stale for record in known))
 
     def _agreed(self, shard: Shard, partition: Partition, standing: Mapping[Partition, Standing]) -> int | None:
         """Return the offset that group and state agree on; the state's alone where the group's has expired."""
         committed = standing[partition].committed
-        applied = shard.position.applied.get(partition.topic)
+        topic, topic_id = partition.topic, self._topic_ids.get(partition.topic, "")
+        held_id = shard.position.topic_ids.get(topic, topic_id)
+        shard.position.topic_ids[topic] = topic_id
+        if held_id != topic_id:
+            # Another topic, whatever its name: nothing of it has been read.
+            log.error("topic_made_anew", topic=topic, partition=partition.number, was=held_id, is_now=topic_id)
+            return None
+        applied = shard.position.applied.get(topic)
         if committed is not None and applied is not None and committed != applied:
             raise StepFailed(
                 f"{partition.topic}[{partition.number}]: the group has committed {committed}, the state stands at "
@@ -404,6 +428,7 @@ def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:
 
 def _observe(mark: ModelMark, model: Model, watched: Watched) -> None:
     watched.record.clock.observe((mark.topic, mark.partition), mark.event_time_ms, mark.record_time_ms)
+    watched.record.newest_record_ms = max(watched.record.newest_record_ms, mark.record_time_ms)
     watched.changed = True
 
 

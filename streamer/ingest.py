@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, groupby, repeat
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from streamer.increments import Binned
 from streamer.join_bulk import Given
 from streamer.labelling import context_contributions, given_labels, given_predictions, joins
 from streamer.labels import JoinStore
+from streamer.notices import Notices
 from streamer.partitioning import partition_of
 from streamer.rows import EventRows, Places, Rows
 from streamer.settings import Settings
@@ -97,7 +98,7 @@ class Ingest:
         *,
         replica: str,
         topic_ids: Mapping[str, str],
-        partition_counts: Mapping[str, int],
+        partition_counts: Callable[[], Mapping[str, int]],
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -105,13 +106,15 @@ class Ingest:
         self._replica = replica
         self._kinds = {settings.topic(kind): kind for kind in RAW}
         self._topic_ids = topic_ids
-        self._counts = dict(partition_counts)
+        self._ask_counts = partition_counts
+        self._counts: dict[str, int] = {}
         self._partials = settings.topic("partials")
         self._dead_topic = settings.topic("dead-letters")
         self._decoder = BulkDecoder(catalog)
         self._folder = Folder(catalog.reference, catalog.model)
         self._flushed_at = time.monotonic()
         self._rhythm = SyncRhythm()
+        self._notices = Notices()
         self._progress: dict[Partition, int] = {}
         self._read_up_to: dict[Partition, int] = {}
         self._held_back: list[Partition] = []
@@ -125,6 +128,8 @@ class Ingest:
     def restore(self, standing: dict[Partition, Standing]) -> dict[Partition, int]:
         """Ingest keeps nothing between flushes: it goes on from the committed offsets."""
         self._clear()
+        # Every replica is given its partitions anew when a topic has got more of them.
+        self._counts = dict(self._ask_counts())
         self._progress = {partition: resume(partition, *place) for partition, place in standing.items()}
         self._read_up_to = {}
         self._await_join_store(standing)
@@ -260,6 +265,7 @@ class Ingest:
 
     def committed(self) -> None:
         """Begin the next flush with nothing gathered."""
+        self._notices.tell()
         self._clear()
         self._store.begin()
         self._flushed_at = time.monotonic()
@@ -346,6 +352,7 @@ class Ingest:
         self._dead.append(Record(self._dead_topic, value, key=key, headers=headers))
         self._dead_bytes += len(value)
         telemetry.DEAD_LETTERS.labels(read.kind, known_field(field)).inc()
+        self._notices.add(batch.partition.topic, batch.partition.number, batch.offsets[place], reason, field)
 
 
 def _messages(partial: Partial) -> Iterator[bytes]:

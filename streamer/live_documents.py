@@ -35,6 +35,7 @@ def summary(model: Model, watched: Watched, now_ms: int) -> documents.ModelSumma
         percent=deployment.percent,
         state=record.alert.phase,
         faulted=record.life.faulted is not None,
+        stale=record.stale,
         open_request=request.request_id if request is not None and lifecycle.is_open(record.life) else None,
         watermark_ms=record.clock.watermark_ms,
         looked_ms=record.mature_looked_ms,

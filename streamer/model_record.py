@@ -28,7 +28,8 @@ class ModelRecord:
     """One model's clocks, alert, request, rollout and recent looks.
 
     `drift_looked_ms` and `mature_looked_ms` are the ends of the newest panes looked at; `events_at_look`
-    the on-time events of the champion when drift was last looked at.
+    the on-time events of the champion when drift was last looked at. `newest_record_ms` is when the last live event
+    came, `stale` whether that is too long ago.
     """
 
     name: str
@@ -47,6 +48,8 @@ class ModelRecord:
     psi_series: dict[str, list[float | None]] = field(default_factory=dict)
     tallies: dict[str, int] = field(default_factory=dict)
     timeline: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    newest_record_ms: int = 0
+    stale: bool = False
 
     @classmethod
     def new(cls, config: ModelConfig) -> ModelRecord:

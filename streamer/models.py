@@ -19,12 +19,16 @@ DAY = Duration.parse("1d")
 
 
 class TimeConfig(Section):
-    """Event time: the pane's length, how late events may come, how long a silent partition is waited for."""
+    """Event time: the pane's length, how late events may come, how long a silent partition is waited for.
+
+    A model without live events for `stale` of record time is paged: nothing is decided on a stream at rest.
+    """
 
     pane: Duration = Duration.parse("5m")
     lateness: Duration = Duration.parse("1m")
     idle: Duration = Duration.parse("10s")
     retention: Duration = Duration.parse("30d")
+    stale: Duration = Duration.parse("1d")
 
 
 class WindowConfig(Section):

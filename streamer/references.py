@@ -85,7 +85,7 @@ def publish(settings: Settings, profile: ReferenceProfile) -> bool:
         When Kafka does not take it.
     """
     parts = profile.to_parts()
-    published = _parts(settings).get((profile.model, profile.version), {})
+    published = read_parts(settings).get((profile.model, profile.version), {})
     if MANIFEST in published:
         if _content(published[MANIFEST]) == _content(parts[MANIFEST]):
             return False
@@ -101,13 +101,13 @@ def publish(settings: Settings, profile: ReferenceProfile) -> bool:
 
 def read(settings: Settings, model: str, version: str) -> ReferenceProfile | None:
     """Return a published reference, None where there is none or not all of it."""
-    return ReferenceProfile.from_parts(_parts(settings).get((model, version), {}))
+    return ReferenceProfile.from_parts(read_parts(settings).get((model, version), {}))
 
 
 def published_versions(settings: Settings) -> dict[str, list[str]]:
     """Return the versions that have a whole reference, by model."""
     versions: dict[str, list[str]] = defaultdict(list)
-    for (model, version), parts in sorted(_parts(settings).items()):
+    for (model, version), parts in sorted(read_parts(settings).items()):
         if MANIFEST in parts:
             versions[model].append(version)
     return dict(versions)
@@ -176,7 +176,8 @@ def _conflict(model: ModelConfig, published: bytes | None) -> str | None:
     return None
 
 
-def _parts(settings: Settings) -> dict[tuple[str, str], dict[str, bytes]]:
+def read_parts(settings: Settings) -> dict[tuple[str, str], dict[str, bytes]]:
+    """Return the published parts of every (model, version), whole or not."""
     grouped: dict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
     for key, value in newest_by_key(settings, settings.topic("references")).items():
         model, version, part = [*key.split("/", 2), "", ""][:3]

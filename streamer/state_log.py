@@ -25,13 +25,14 @@ class ShardPosition:
     """What one evaluate partition has applied, and how far the raw topics had been read by then.
 
     `applied` maps an input topic to its next offset; `progress` a raw partition to (topic id, next
-    offset, record time read up to).
+    offset, record time read up to). `topic_ids` are those of the input topics: one made anew is another.
     """
 
     applied: dict[str, int] = field(default_factory=dict)
     progress: dict[tuple[str, int], tuple[str, int, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     now_ms: int = 0
+    topic_ids: dict[str, str] = field(default_factory=dict)
 
 
 _ENCODE = msgspec.msgpack.Encoder()

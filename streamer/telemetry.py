@@ -35,6 +35,7 @@ LABELS_HELD_BACK = Gauge(
     "driftloop_labels_held_back", "Partitions of labels that wait for a lost join store", registry=REGISTRY
 )
 FAULTED_MODELS = Gauge("driftloop_faulted_models", "Models whose looks are stopped by a fault", registry=REGISTRY)
+STALE_MODELS = Gauge("driftloop_stale_models", "Models whose live events have stopped coming", registry=REGISTRY)
 FOREIGN_MESSAGES = Counter(
     "driftloop_foreign_messages", "Messages in partials.v1 that no ingest has written", registry=REGISTRY
 )

@@ -101,6 +101,11 @@ class TopicReport:
     outcome: Literal["made", "same", "differs"]
     differences: Mapping[str, tuple[str, str]]
 
+    @property
+    def told(self) -> str:
+        """The differences in words."""
+        return ", ".join(f"{key} is {has}, wanted {wanted}" for key, (has, wanted) in self.differences.items())
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -108,6 +113,8 @@ class _Wanted:
 
     name: str
     partitions: int
+    # Whether anything relies on the count: raw topics are read with whatever they have.
+    fixed: bool
     replicas: int
     config: Mapping[str, str]
 
@@ -127,23 +134,37 @@ def ensure(settings: Settings, names: Iterable[str] | None = None) -> list[Topic
     Raises
     ------
     TopicError
-        When the configuration asks for what cannot be, when an existing topic has another partition
-        count or cleanup policy, or when Kafka is unreachable or refuses.
+        When the configuration asks for what cannot be, when an existing topic has another cleanup policy or,
+        unless it is a raw one, partition count, or when Kafka is unreachable or refuses.
     """
     wanted = [_wanted(TOPICS[name], settings) for name in _known(names, settings)]
     admin = _admin(settings)
     existing = _existing(admin, settings)
     missing = [topic for topic in wanted if topic.name not in existing]
     made = _create(admin, missing)
-    present = [topic for topic in wanted if topic.name not in made]
     # Asked for again, since somebody else may have made a missing topic in between.
     partitions = _until_served(admin, settings, missing) if missing else existing
-    configs = _configs(admin, [topic.name for topic in present])
     reports = {name: TopicReport(name, "made", {}) for name in made}
-    for topic in present:
-        differences = _compare(topic, partitions[topic.name], configs[topic.name])
-        reports[topic.name] = TopicReport(topic.name, "differs" if differences else "same", differences)
+    for report in _reports(admin, [topic for topic in wanted if topic.name not in made], partitions):
+        reports[report.name] = report
     return [reports[topic.name] for topic in wanted]
+
+
+def check(settings: Settings) -> list[TopicReport]:
+    """Compare the topics that exist with the configuration, and make none.
+
+    Raises
+    ------
+    TopicError
+        When one is missing, or is what `ensure` could not live with.
+    """
+    wanted = [_wanted(topic, settings) for topic in TOPICS.values()]
+    admin = _admin(settings)
+    existing = _existing(admin, settings)
+    missing = [topic.name for topic in wanted if topic.name not in existing]
+    if missing:
+        raise TopicError(f"topics missing, or without a leader: {', '.join(missing)}; run `driftloop topics create`")
+    return _reports(admin, wanted, existing)
 
 
 def topic_ids(settings: Settings, names: Iterable[str]) -> dict[str, str]:
@@ -176,6 +197,15 @@ def topic_ids(settings: Settings, names: Iterable[str]) -> dict[str, str]:
         except KafkaException as error:
             raise TopicError(f"topic {name}: {_reason(error)}; run `driftloop topics create`") from error
     return ids
+
+
+def _reports(admin: AdminClient, present: list[_Wanted], partitions: Mapping[str, int]) -> list[TopicReport]:
+    configs = _configs(admin, [topic.name for topic in present])
+    reports = []
+    for topic in present:
+        differences = _compare(topic, partitions[topic.name], configs[topic.name])
+        reports.append(TopicReport(topic.name, "differs" if differences else "same", differences))
+    return reports
 
 
 def _known(names: Iterable[str] | None, settings: Settings) -> list[str]:
@@ -217,7 +247,8 @@ def _wanted(topic: Topic, settings: Settings) -> _Wanted:
         config["segment.ms"] = str(max(1, min(retention_ms // _SEGMENTS_PER_RETENTION, _LONGEST_SEGMENT_MS)))
     if topic.max_bytes is not None:
         config["max.message.bytes"] = str(topic.max_bytes)
-    return _Wanted(settings.topic(topic.name), override.partitions or default, override.replicas or 1, config)
+    fixed = topic.partitions == "internal" or topic.compacted
+    return _Wanted(settings.topic(topic.name), override.partitions or default, fixed, override.replicas or 1, config)
 
 
 def _admin(settings: Settings) -> AdminClient:
@@ -293,7 +324,7 @@ def _configs(admin: AdminClient, names: list[str]) -> dict[str, dict[str, str]]:
 
 def _compare(topic: _Wanted, partitions: int, config: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return the settings that differ but can be lived with; raise for those that cannot."""
-    if partitions != topic.partitions:
+    if topic.fixed and partitions != topic.partitions:
         raise TopicError(
             f"topic {topic.name}: has {partitions} partitions, wanted {topic.partitions}; set the configuration to "
             f"{partitions}, use another namespace, or delete the topic with all it holds and create it again"
@@ -304,7 +335,10 @@ def _compare(topic: _Wanted, partitions: int, config: Mapping[str, str]) -> dict
             f"topic {topic.name}: has cleanup.policy {policy}, wanted {topic.config['cleanup.policy']}; "
             f"alter the topic, or use another namespace"
         )
-    return {name: (config[name], value) for name, value in topic.config.items() if config[name] != value}
+    differences = {name: (config[name], value) for name, value in topic.config.items() if config[name] != value}
+    if partitions != topic.partitions:
+        differences["partitions"] = (str(partitions), str(topic.partitions))
+    return differences
 
 
 def _reason(error: KafkaException) -> str:

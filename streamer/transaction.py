@@ -60,14 +60,19 @@ class Batch:
 
 
 class Standing(NamedTuple):
-    """Where a partition stands when it is taken over: its committed offset, None if there is none, and its first."""
+    """Where a partition stands when it is taken over: its committed offset, None if there is none, and its ends."""
 
     committed: int | None
     low: int
+    high: int | None = None
 
 
-def resume(partition: Partition, offset: int | None, low: int) -> int:
-    """Return where to read on; a log that begins past the offset has lost a range, which is counted and said."""
+def resume(partition: Partition, offset: int | None, low: int, high: int | None = None) -> int:
+    """Return where to read on; what is not in the log between there and the offset is counted and said.
+
+    A log that begins past the offset has lost a range to retention; one that ends before it has lost its end
+    with a broker, and offsets that were read are given again.
+    """
     if offset is None:
         log.debug("no_committed_offset", topic=partition.topic, partition=partition.number, start=low)
         return low
@@ -75,6 +80,10 @@ def resume(partition: Partition, offset: int | None, low: int) -> int:
         log.error("lost_range", topic=partition.topic, partition=partition.number, start=offset, end=low)
         telemetry.LOST_RANGE.labels(partition.topic).inc(low - offset)
         return low
+    if high is not None and offset > high:
+        log.error("offset_beyond_end", topic=partition.topic, partition=partition.number, start=offset, end=high)
+        telemetry.LOST_RANGE.labels(partition.topic).inc(offset - high)
+        return high
     return offset
 
 
@@ -331,9 +340,9 @@ class TransactionalStep:
         standing: dict[Partition, Standing] = {}
         for entry in found:
             place = KafkaPartition(entry.topic, entry.partition)
-            low, _high = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S, cached=False)
+            low, high = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S, cached=False)
             committed = entry.offset if entry.offset >= 0 else None
-            standing[Partition(entry.topic, entry.partition)] = Standing(committed, low)
+            standing[Partition(entry.topic, entry.partition)] = Standing(committed, low, high)
         self._next = self._stage.restore(standing)
         self._at_end.clear()
         self._appended.clear()

@@ -98,17 +98,18 @@ class LiveView:
             timeline=[_entry(keys.timeline(name), fields) for _, fields in reversed(entries)],
         )
 
+    def versions(self, name: str) -> list[str]:
+        """Return the versions of a model that have drift statistics."""
+        prefix = self._keys.drift(name, "")
+        return sorted(_text(key).removeprefix(prefix) for key in self._client.scan_iter(match=prefix + "*", count=1000))
+
     def split(self, name: str) -> Deployment | None:
         """Return the deployment routers follow, or None where none is published."""
         return _optional(self._keys.split(name), self._client.get(self._keys.split(name)), Deployment)
 
     def _only_version(self, name: str) -> str:
         """Return the version that has drift statistics, before a champion is named; "_" when none has."""
-        prefix = self._keys.drift(name, "")
-        found = sorted(
-            _text(key).removeprefix(prefix) for key in self._client.scan_iter(match=prefix + "*", count=1000)
-        )
-        return found[-1] if found else "_"
+        return (self.versions(name) or ["_"])[-1]
 
 
 def _hash(key: str, raw: Any, kind: type[T]) -> dict[str, T]:

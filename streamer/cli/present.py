@@ -31,6 +31,7 @@ STATE_STYLES = {
     "cooling": "cyan",
     "cooling_down": "cyan",
     "raised": "bold red",
+    "stale": "yellow",
     "faulted": "bold magenta",
     "promoted": "green",
     "pass": "green",

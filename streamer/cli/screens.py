@@ -69,7 +69,7 @@ def models_table(models: Sequence[ModelSummary], now: int) -> RenderableType:
         table.add_row(
             escape(model.model),
             escape(model.champion or NOTHING),
-            state("faulted" if model.faulted else model.state or "quiet"),
+            state("faulted" if model.faulted else "stale" if model.stale else model.state or "quiet"),
             "open" if model.open_request else NOTHING,
             canary,
             ago(model.watermark_ms, now),

@@ -39,7 +39,7 @@ def worker(
     ] = None,
 ) -> None:
     """Run the stream worker until SIGTERM: it reads events, keeps the live view and decides."""
-    from streamer import app, kafka_access, topics
+    from streamer import app, kafka_access
 
     configured = settings()
     if replica is not None:
@@ -47,7 +47,6 @@ def worker(
     require_kafka(configured)
     kafka_access.require_rights(configured, role.value)
     require_redis_access(configured)
-    topics.topic_ids(configured, [configured.topic(name) for name in topics.TOPICS])
     code = app.run(configured, role=role.value)
     if code:
         raise CommandError("the worker has ended with an error; the last lines of its log say which", code=code)

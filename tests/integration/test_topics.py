@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from streamer.settings import Settings, TopicSettings
-from streamer.topics import TOPICS, TopicError, ensure, topic_ids
+from streamer.topics import TOPICS, TopicError, check, ensure, topic_ids
 
 pytestmark = pytest.mark.integration
 
@@ -61,9 +61,25 @@ def test_only_the_missing_topics_are_made(settings: Settings) -> None:
     assert outcomes == {other.topic("models"): "same", other.topic("predictions"): "made"}
 
 
-def test_another_partition_count_is_an_error_that_says_what_to_do(settings: Settings) -> None:
-    with pytest.raises(TopicError, match=r"predictions\.v1: has 4 partitions, wanted 7; set the configuration to 4"):
-        ensure(settings.model_copy(update={"topics": {"predictions": TopicSettings(partitions=7)}}))
+def test_another_partition_count_of_an_internal_topic_is_an_error_that_says_what_to_do(settings: Settings) -> None:
+    other = settings.model_copy(update={"internal_partitions": 7})
+    for look in (ensure, check):
+        with pytest.raises(TopicError, match=r"partials\.v1: has 4 partitions, wanted 7; set the configuration to 4"):
+            look(other)
+
+
+def test_a_raw_topic_is_used_with_the_partitions_it_has_and_the_difference_told(settings: Settings) -> None:
+    other = settings.model_copy(update={"topics": {"predictions": TopicSettings(partitions=7)}})
+    for look in (ensure, check):
+        differing = [report for report in look(other) if report.outcome == "differs"]
+        assert [report.told for report in differing] == ["partitions is 4, wanted 7"]
+
+
+def test_checking_makes_nothing(settings: Settings) -> None:
+    other = fresh(settings)
+    with pytest.raises(TopicError, match=r"topics missing.*predictions\.v1.*dead-letters\.v1; run `driftloop topics"):
+        check(other)
+    assert other.topic("models") not in admin(other).list_topics(timeout=10).topics
 
 
 def test_another_cleanup_policy_is_an_error(settings: Settings) -> None:

@@ -11,7 +11,9 @@ import pytest
 import redis
 
 from streamer import doctor
-from streamer.doctor import Check, examine
+from streamer.checks import Check
+from streamer.doctor import examine
+from streamer.log_checks import judge_room
 from streamer.settings import Settings
 from streamer.state import Keys
 from tests.streamer.live_documents import NOW, fill
@@ -43,11 +45,15 @@ def test_with_nothing_there_the_causes_are_named_and_what_hangs_on_them_is_skipp
         "configuration": "ok",
         "environment": "ok",
         "kafka": "unreachable",
+        "kafka disks": "skipped",
         "topics": "skipped",
+        "offsets": "skipped",
+        "dead letters": "skipped",
         "redis": "unreachable",
         "label store settings": "skipped",
         "models": "skipped",
         "workers": "skipped",
+        "streams": "skipped",
         "mlflow": "warning",
         "airflow": "warning",
     }
@@ -116,6 +122,31 @@ def test_a_view_that_cannot_be_read_is_a_finding(store: redis.Redis, store_url: 
     check = checks(redis={"url": store_url})["workers"]
     assert check.status == "failed"
     assert "driftloop:workers 0" in check.found
+
+
+def test_models_whose_events_have_stopped_coming_or_whose_looks_have_are_named(
+    store: redis.Redis, store_url: str
+) -> None:
+    def streams(**fields: bool) -> tuple[str, str]:
+        summary = {"model": "churn", "as_of_ms": NOW, **fields}
+        store.hset(Keys().models(), "churn", json.dumps(summary))
+        check = checks(redis={"url": store_url})["streams"]
+        return check.status, check.found
+
+    assert streams() == ("ok", "events of 1 model come")
+    assert streams(stale=True) == ("warning", "no live events for long: churn")
+    assert streams(stale=True, faulted=True) == ("failed", "looks stopped by a fault: churn")
+
+
+@pytest.mark.parametrize(
+    ("usable", "error", "status"),
+    [(50, 0, "ok"), (9, 0, "warning"), (1, 0, "failed"), (50, 56, "failed"), (-1, 0, "skipped")],
+)
+def test_a_broker_s_disk_that_is_almost_full_is_found_before_it_is(usable: int, error: int, status: str) -> None:
+    directory = {"error_code": error, "log_dir": "/data", "total_bytes": 100 * 2**30, "usable_bytes": usable * 2**30}
+    check = judge_room([{"broker": 1, "log_dirs": [directory]}])
+    assert check.status == status
+    assert bool(check.remedy) == (status in ("warning", "failed"))
 
 
 @pytest.mark.parametrize("ahead_s", [0, 10])

@@ -37,7 +37,7 @@ class Feed:
             self.store,
             replica="0",
             topic_ids={"predictions.v1": "AAAA", "features.v1": "BBBB", "labels.v1": "CCCC"},
-            partition_counts={"predictions.v1": 1, "labels.v1": 1},
+            partition_counts=lambda: {"predictions.v1": 1, "labels.v1": 1},
         )
         standing = {p: Standing(getattr(self, "committed", {}).get(p, 0), 0) for p in (PREDICTIONS, LABELS)}
         self.next = self.ingest.restore(standing)

@@ -204,7 +204,7 @@ def ingested(catalog: Catalog, log: Log, random: Random) -> PaneCounts:
     names = {f"{kind}.v1": kind for kind in KINDS}
     counts = dict.fromkeys(names, 2)
     ids = {name: f"{name[:4]}id" for name in names}
-    ingest = Ingest(SETTINGS, catalog, store, replica="0", topic_ids=ids, partition_counts=counts)
+    ingest = Ingest(SETTINGS, catalog, store, replica="0", topic_ids=ids, partition_counts=lambda: counts)
     partitions = [Partition(name, number) for name in names for number in range(2)]
     at = ingest.restore({partition: Standing(None, 0) for partition in partitions})
     panes: PaneCounts = {}

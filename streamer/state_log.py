@@ -77,13 +77,18 @@ def read_partitions(properties: dict[str, str], topic: str, partitions: Collecti
     StepFailed
         When nothing comes for a minute and the end is not reached, as while a dead replica's transaction stays open.
     """
-    latest: dict[int, dict[str, bytes]] = {partition: {} for partition in partitions}
+    found: dict[int, dict[str, bytes]] = {partition: {} for partition in partitions}
     for partition, key, value in _records(properties, topic, partitions):
-        if value is None:
-            latest[partition].pop(key, None)
-        else:
-            latest[partition][key] = value
-    return latest
+        replay(found[partition], key, value)
+    return found
+
+
+def replay(found: dict[str, bytes], key: str, value: bytes | None) -> None:
+    """Take a record into what was found of a partition so far: the newest value of a key, none after a tombstone."""
+    if value is None:
+        found.pop(key, None)
+    else:
+        found[key] = value
 
 
 def _records(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from monitors.profile import PerformanceBaseline, ReferenceProfile, build_profile
 from streamer import evaluate as evaluate_module
@@ -22,6 +24,7 @@ from streamer.layouts import layout_of
 from streamer.models import ModelConfig, parse_model
 from streamer.rows import EventRows, Places
 from streamer.settings import Settings
+from streamer.state_log import replay
 from streamer.transaction import Batch, Partition, Record, Standing
 
 PANE = 60_000
@@ -182,18 +185,36 @@ class Log:
 
 
 class Player:
-    """Plays a log to an evaluate, committing what it publishes as a broker would."""
+    """Plays a log to an evaluate, committing what it publishes as a broker would.
 
-    def __init__(self, log: Log, monkeypatch: Any) -> None:
+    `history` is the state topic as the broker has it; `state` the newest value of each of its keys.
+    """
+
+    def __init__(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log = log
-        self.state: dict[str, bytes] = {}
+        self.history: list[tuple[str, bytes | None]] = []
         self.published: list[Record] = []
         self.committed: dict[Partition, int] = {}
-        monkeypatch.setattr(evaluate_module, "read_partitions", lambda *_: {0: dict(self.state)})
+        self._monkeypatch = monkeypatch
         self.restart()
+
+    @property
+    def state(self) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for key, value in self.history:
+            replay(found, key, value)
+        return found
+
+    def compact(self, drops: Callable[[], bool]) -> None:
+        """Drop superseded records of the state, each if `drops` says so, and tombstones that supersede none."""
+        last = {key: at for at, (key, _value) in enumerate(self.history)}
+        kept = [(key, value) for at, (key, value) in enumerate(self.history) if at == last[key] or not drops()]
+        number = Counter(key for key, _value in kept)
+        self.history = [(key, value) for key, value in kept if value is not None or number[key] > 1 or not drops()]
 
     def restart(self) -> None:
         """Begin again from what is committed, as after a kill."""
+        self._monkeypatch.setattr(evaluate_module, "read_partitions", lambda *_: {0: self.state})
         self.evaluate = Evaluate(SETTINGS, self.log.catalog, consumer_properties={}, show=lambda shards: [])
         standing = {p: Standing(self.committed.get(p), 0) for p in (PARTIALS, COMMANDS)}
         self.next = self.evaluate.restore(standing)
@@ -219,11 +240,7 @@ class Player:
         """Do what one transaction does."""
         for record in self.evaluate.results(dict(self.next)):
             if record.topic == "state.v1":
-                key = (record.key or b"").decode()
-                if record.value is None:
-                    self.state.pop(key, None)
-                else:
-                    self.state[key] = record.value
+                self.history.append(((record.key or b"").decode(), record.value))
             else:
                 self.published.append(record)
         self.committed = dict(self.next)

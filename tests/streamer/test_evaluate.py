@@ -308,17 +308,6 @@ def test_events_of_a_lower_model_epoch_are_counted_apart_and_told_once(monkeypat
     assert (line["model"], line["model_epoch"], line["counted"]) == ("churn", 1, 2)
 
 
-def test_panes_past_their_retention_leave_the_state(monkeypatch: Any) -> None:
-    log = Log(catalog_of(config(time={"retention": "3m"})))
-    player = Player(log, monkeypatch)
-    for pane in range(12):
-        log.flush(predictions(pane, 20))
-        player.play()
-        player.commit()
-    kept = [key for key in player.state if key.startswith("pane|")]
-    assert 0 < len(kept) <= 5
-
-
 def test_a_fault_in_one_model_is_marked_and_does_not_stop_the_stage(monkeypatch: Any) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("out of cheese")
@@ -364,7 +353,7 @@ def test_state_and_group_must_agree_on_what_is_applied(monkeypatch: Any) -> None
 
 def test_a_state_topic_that_is_gone_is_an_error_not_a_fresh_start(monkeypatch: Any) -> None:
     player = played(drifting(config()), monkeypatch)
-    player.state.clear()
+    player.history.clear()
     with pytest.raises(StepFailed, match="Reset the group"):
         player.restart()
 

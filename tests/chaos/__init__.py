@@ -1,1 +1,1 @@
-"""The whole replay under kill -9, pauses and garbage, and a count of what came out: `make chaos`."""
+"""Streams with a known answer through faults of everything, and what came out held against the log: `make chaos`."""

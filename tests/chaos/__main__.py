@@ -1,10 +1,12 @@
-"""`make chaos`: every run that has to hold, or one of one's own."""
+"""`make chaos`: every run that has to hold, or one of them."""
 
 from __future__ import annotations
 
 import json as json_module
+import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -14,55 +16,95 @@ from rich.console import Console
 
 from streamer import topics
 from streamer.local.stack import Stack
+from streamer.settings import Settings
 from streamer.telemetry import configure_logging
 from tests.chaos.report import render
-from tests.chaos.run import NotSettledError, Options, Outcome, run
+from tests.chaos.schedule import STORM, STORM_WITHOUT_STORE
+from tests.chaos.storm import SPLIT, WHOLE, Options, Outcome, run
+from tests.chaos.verdict import NotSettledError
 
 _DIRECTORY = Path(".driftloop/chaos")
-_CACHE = Path(".driftloop/cache")
-_CALM = (Options(workers=1, kills=0, pauses=0, garbage=0), Options(workers=2, kills=0, pauses=0, garbage=0))
+SEEDS = (1, 2, 3, 4, 5)
+# Of the table, wherever it is printed.
+_WIDTH = 120
+# Their clocks are five minutes fast, and as much slow.
+_CLOCKS_S = {0: 300, 1: -300}
 
 
 def main(
-    workers: Annotated[int | None, typer.Option(min=1, help="One run with so many; else one and two, each.")] = None,
-    kills: Annotated[int, typer.Option(min=0, help="Workers killed -9 during the replay.")] = 20,
-    pauses: Annotated[int, typer.Option(min=0, help="Workers stopped past their session, then resumed.")] = 3,
-    garbage: Annotated[int, typer.Option(min=0, help="Malformed messages mixed in.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Draws what happens when.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="One storm alone, the one this draws; else five and the outage.")
+    ] = None,
+    outage: Annotated[bool, typer.Option("--outage", help="The broker's outage alone.")] = False,
+    away_s: Annotated[float, typer.Option(min=1, help="How long the broker stays away in it.")] = 300.0,
     json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Play ten months of flights under kill -9 and garbage; exit 1 unless everything was counted exactly once."""
-    configure_logging(level="WARNING")
+    """Play streams with a known answer through faults of everything; exit 1 unless all was counted and decided once."""
+    configure_logging(level="CRITICAL")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     console = Console(stderr=True)
-    counts = (1, 2) if workers is None else (workers,)
-    rough = [Options(workers=count, kills=kills, pauses=pauses, garbage=garbage, seed=seed) for count in counts]
-    planned = [*(_CALM if workers is None else ()), *rough]
-    outcomes: list[Outcome] = []
-    with Stack(_DIRECTORY, parts=frozenset({"kafka", "valkey"}), progress=lambda part, what: None) as stack:
-        for number, options in enumerate(planned):
-            console.print(
-                f"[bold]{options.workers} worker(s), {options.kills} kills, {options.garbage:,} malformed[/bold]"
-            )
-            settings = stack.settings.model_copy(update={"namespace": f"chaos{number}"})
-            topics.ensure(settings)
-            try:
-                outcomes.append(run(settings, options, cache=_CACHE, say=_sayer(console)))
-            except NotSettledError as error:
-                console.print(str(error), style="red")
-                raise typer.Exit(1) from error
-    if json:
-        typer.echo(
-            json_module.dumps([{**msgspec.to_builtins(each), "equal": each.equal} for each in outcomes], indent=2)
-        )
+    away = outage_of(away_s)
+    if outage:
+        plans = [[away]]
+    elif seed is not None:
+        plans = [[storm_of(seed)]]
     else:
-        Console().print(render(outcomes))
+        # The outage is mostly waiting: it is done beside the storms, on servers of its own.
+        plans = [[storm_of(each) for each in SEEDS], [away]]
+    try:
+        with ThreadPoolExecutor(len(plans)) as pool:
+            found = list(pool.map(lambda plan: _runs(plan, _sayer(console)), plans))
+    except NotSettledError as error:
+        console.print(str(error), style="red")
+        raise typer.Exit(1) from error
+    outcomes = [outcome for each in found for outcome in each]
+    if json:
+        shown = [{**msgspec.to_builtins(each), "equal": each.equal} for each in outcomes]
+        typer.echo(json_module.dumps(shown, indent=2))
+    else:
+        Console(width=_WIDTH).print(render(outcomes))
     if not all(outcome.equal for outcome in outcomes):
         raise typer.Exit(1)
 
 
-def _sayer(console: Console) -> Callable[[str], object]:
+def storm_of(seed: int) -> Options:
+    """Return the storm of a seed: odd ones strike ingest and evaluate apart, even ones workers with wrong clocks."""
+    if seed % 2:
+        return Options(name=f"seed {seed}", seed=seed, roles=SPLIT, faults=STORM)
+    return Options(name=f"seed {seed}", seed=seed, roles=WHOLE, faults=STORM_WITHOUT_STORE, clocks_s=_CLOCKS_S)
+
+
+def outage_of(away_s: float) -> Options:
+    """Return the run in which the broker stays away for long."""
+    faults = {"broker away": 1}
+    return Options(name="outage", roles=WHOLE, faults=faults, garbage=500, seconds=away_s + 20.0, rate=4, away_s=away_s)
+
+
+def _runs(plan: list[Options], say: Callable[[str, str], object]) -> list[Outcome]:
+    """Do some runs after each other on one broker and one Valkey."""
+    outcomes = []
+    with Stack(_DIRECTORY / plan[0].name.replace(" ", "-"), parts=frozenset({"kafka", "valkey"})) as stack:
+        for options in plan:
+            settings = settings_of(stack, options.name.replace(" ", "-"))
+            topics.ensure(settings)
+            outcomes.append(run(stack, settings, options, lambda line, name=options.name: say(name, line)))
+    return outcomes
+
+
+def settings_of(stack: Stack, namespace: str) -> Settings:
+    """Return the settings of a run: a namespace and a join store of its own, and commits that come often."""
+    found = stack.settings
+    worker = found.worker.model_copy(update={"commit_ms": 1_000, "tick_ms": 1_000})
+    redis = found.redis.model_copy(update={"join_url": found.redis.url.removesuffix("0") + "1"})
+    own = {"namespace": namespace, "internal_partitions": 4, "worker": worker, "redis": redis}
+    return found.model_copy(update=own)
+
+
+def _sayer(console: Console) -> Callable[[str, str], object]:
     began = time.monotonic()
-    return lambda line: console.print(f"{time.monotonic() - began:5.0f} s  {line}", markup=False, highlight=False)
+    return lambda name, line: console.print(
+        f"{time.monotonic() - began:5.0f} s  {name}: {line}", markup=False, highlight=False
+    )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ MANY = 2**31 - 1
 _PARTITIONS = 4
 _LARGEST = 20_000_000
 _FLUSH_S = 60.0
+# A broker that is away is waited for.
+_PATIENT = {"message.timeout.ms": 900_000, "log_level": 0}
 _STEPS = 100
 _BURIED_S = 60.0
 
@@ -67,7 +69,7 @@ class Garbage:
         self._faults = mixture(messages, self._random)
         self._next = 0
         self._failed: list[KafkaError] = []
-        self._producer = Producer(producer_config(settings, {"message.max.bytes": _LARGEST}))
+        self._producer = Producer(producer_config(settings, {"message.max.bytes": _LARGEST, **_PATIENT}))
         self.sent: dict[Place, Sent] = {}
 
     @property

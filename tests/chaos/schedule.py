@@ -1,13 +1,71 @@
-"""What is done to the workers, when: drawn from a seed."""
+"""What is done, to whom, when: drawn from a seed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+Fault = Literal[
+    "ingest killed",
+    "evaluate killed",
+    "all workers killed",
+    "broker killed",
+    "broker away",
+    "Valkey killed, its last second lost",
+    "worker paused past its session",
+    "broker paused",
+    "Valkey paused",
+    "worker added",
+    "worker removed",
+    "live view emptied",
+    "join store emptied",
+]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+# Of the servers, one thing at a time happens; workers are struck meanwhile.
+OF_SERVERS: frozenset[Fault] = frozenset(
+    {
+        "broker killed",
+        "broker away",
+        "Valkey killed, its last second lost",
+        "broker paused",
+        "Valkey paused",
+        "live view emptied",
+        "join store emptied",
+    }
+)
+STORM: Mapping[Fault, int] = {
+    "ingest killed": 6,
+    "evaluate killed": 6,
+    "all workers killed": 3,
+    "broker killed": 4,
+    "Valkey killed, its last second lost": 6,
+    "worker paused past its session": 5,
+    "broker paused": 2,
+    "Valkey paused": 2,
+    "worker added": 2,
+    "worker removed": 2,
+    "live view emptied": 2,
+}
+# While the join store is lost, predictions that come twice count twice: such a stream has none of those.
+STORM_WITHOUT_STORE: Mapping[Fault, int] = {
+    **STORM,
+    "Valkey killed, its last second lost": 5,
+    "join store emptied": 1,
+}
+SHORT: Mapping[Fault, int] = {
+    "ingest killed": 1,
+    "evaluate killed": 1,
+    "worker added": 1,
+    "worker paused past its session": 1,
+    "broker away": 1,
+    "Valkey killed, its last second lost": 2,
+    "live view emptied": 1,
+}
 # A worker's session at Kafka lasts six seconds: after a pause its partitions are another's.
-_PAUSE_S = (7.0, 10.0)
-_AT_WORK_SHARE = 0.75
+_PAST_SESSION_S = (7.0, 10.0)
+_SERVER_PAUSE_S = (1.0, 5.0)
+_AT_WORK_SHARE = 0.5
 
 
 class Blow(NamedTuple):
@@ -15,40 +73,32 @@ class Blow(NamedTuple):
 
     Attributes
     ----------
-    slot : before which slot of the replay its turn comes.
-    at_work : whether it waits until the worker is well; else it may strike one that is still starting.
-    after_s : how long after that it strikes.
-    seconds : how long a pause lasts; 0 for a kill.
+    at_s : how long after the beginning, at the earliest: blows to the servers come one after the other, and so do those
+        to workers.
+    whom : draws which worker. at_work : whether it waits until that one is well; else it may still be starting.
+    seconds : how long a pause lasts.
     """
 
-    slot: int
-    kind: Literal["kill", "pause"]
-    worker: int
+    at_s: float
+    fault: Fault
+    whom: float
     at_work: bool
-    after_s: float
-    seconds: float = 0.0
+    seconds: float
 
 
-def blows(
-    random: Random, *, slots: int, workers: int, kills: int, pauses: int, every_s: tuple[float, float]
-) -> list[Blow]:
-    """Return so many kills and pauses, in order, spread over the slots of a replay.
+def blows(random: Random, faults: Mapping[Fault, int], *, first_s: float, last_s: float, away_s: float) -> list[Blow]:
+    """Return so many of each fault, in order, spread over a stretch of time.
 
     Parameters
     ----------
-    every_s : shortest and longest wait before one strikes.
+    away_s : how long a broker stays away.
     """
-    kinds: list[Literal["kill", "pause"]] = [*["kill"] * kills, *["pause"] * pauses]  # type: ignore[list-item]
+    kinds = [fault for fault, times in faults.items() for _ in range(times)]
     random.shuffle(kinds)
-    places = sorted(random.sample(range(slots), len(kinds)))
-    return [
-        Blow(
-            slot,
-            kind,
-            random.randrange(workers),
-            random.random() < _AT_WORK_SHARE,
-            random.uniform(*every_s),
-            random.uniform(*_PAUSE_S) if kind == "pause" else 0.0,
-        )
-        for slot, kind in zip(places, kinds, strict=True)
-    ]
+    found = []
+    for fault in kinds:
+        lasting = _PAST_SESSION_S if fault == "worker paused past its session" else _SERVER_PAUSE_S
+        at_s, whom, at_work = random.uniform(first_s, last_s), random.random(), random.random() < _AT_WORK_SHARE
+        seconds = random.uniform(*lasting)
+        found.append(Blow(at_s, fault, whom, at_work, away_s if fault == "broker away" else seconds))
+    return sorted(found)

@@ -50,7 +50,15 @@ def free_port() -> int:
 class WorkerProcess:
     """One worker; `kill` is kill -9."""
 
-    def __init__(self, settings: Settings, *, replica: str = "0", role: str = "all", commit_ms: int = 500) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        replica: str = "0",
+        role: str = "all",
+        commit_ms: int = 500,
+        command: list[str] | None = None,
+    ) -> None:
         self.replica = replica
         self.port = free_port()
         directory = Path(tempfile.mkdtemp(prefix="driftloop-worker-"))
@@ -62,7 +70,7 @@ class WorkerProcess:
             "DRIFTLOOP_WORKER__DATA_DIR": str(directory),
             "DRIFTLOOP_WORKER__COMMIT_MS": str(commit_ms),
         }
-        self._command = [sys.executable, "-m", "streamer.cli", "worker", "--role", role]
+        self._command = command or [sys.executable, "-m", "streamer.cli", "worker", "--role", role]
         self._variables = variables
         self.start()
 

@@ -1,4 +1,4 @@
-"""A month of flights under kill -9 and garbage; `make chaos` plays all ten, and is what this is a small form of."""
+"""A short storm; `make chaos` has five of a minute and a half, and is what this is a small form of."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from demo.flights import at
+from streamer import topics
+from streamer.local.stack import Stack
 from streamer.settings import Settings
+from tests.chaos.__main__ import settings_of
 from tests.chaos.faults import FAULTS
-from tests.chaos.run import Options, run
+from tests.chaos.schedule import SHORT
+from tests.chaos.storm import WHOLE, Options, run
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.mark.timeout(240)
-def test_a_month_of_flights_is_counted_once_and_all_garbage_is_buried_while_workers_are_killed(
-    settings: Settings, tmp_path: Path
-) -> None:
-    often = settings.worker.model_copy(update={"commit_ms": 500})
-    options = Options(workers=2, kills=3, pauses=0, garbage=400, end_ms=at(4, 1), every_s=(0.3, 2.5), patience_s=60)
-    outcome = run(settings.model_copy(update={"worker": often}), options, cache=tmp_path)
-    assert outcome.amiss == []
+def test_everything_is_counted_and_decided_once_in_a_storm_of_faults(tmp_path: Path) -> None:
+    options = Options(seed=7, roles=WHOLE, faults=SHORT, garbage=400, seconds=15.0, rate=20, away_s=8.0)
+    with Stack(tmp_path, parts=frozenset({"kafka", "valkey"}), settings=Settings()) as stack:
+        settings = settings_of(stack, "short")
+        topics.ensure(settings)
+        outcome = run(stack, settings, options)
+    assert outcome.findings.amiss == []
     assert outcome.equal
-    assert outcome.flights > 28_000
-    assert outcome.garbage_found == 400
-    assert outcome.garbage_kinds == len({fault.name for fault in FAULTS})
-    assert outcome.drift_counts > 400
-    assert outcome.performance_counts > 400
+    assert outcome.faults == SHORT
+    assert outcome.findings.events > 5_000
+    assert outcome.findings.garbage_found == 400
+    assert outcome.findings.garbage_kinds == len({fault.name for fault in FAULTS})
+    assert outcome.findings.drift_counts > 2_000
+    assert outcome.findings.performance_counts > 1_000
+    assert outcome.findings.decisions > 500

@@ -7,8 +7,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
+from itertools import groupby, repeat
+from operator import is_, itemgetter
 from typing import Any, NamedTuple, Protocol, cast, overload
 
 import structlog
@@ -272,7 +272,8 @@ class TransactionalStep:
     def _sound(self, messages: list[Message[bytes, bytes]]) -> list[Message[bytes, bytes]]:
         """Note the ends of partitions among what was read, and leave the records."""
         errors = list(map(Message.error, messages))
-        if errors.count(None) == len(messages):
+        # By identity: librdkafka's errors cannot be compared with None.
+        if all(map(is_, errors, repeat(None))):
             return messages
         sound = [message for message, error in zip(messages, errors, strict=True) if error is None]
         for message, error in zip(messages, errors, strict=True):

@@ -38,6 +38,8 @@ Role = Literal["all", "ingest", "evaluate"]
 _SILENT_S = 60.0
 _RECONCILE_S = 60.0
 _STOP_S = 10.0
+# In good order it takes no longer than `_STOP_S` and what the clients need to close.
+_LEAVE_S = 20.0
 
 
 class Worker:
@@ -82,6 +84,7 @@ class Worker:
         except BaseException as failure:
             self.failure = failure
             log.error("stage_failed", stage=stage, reason=str(failure), kind=type(failure).__name__)
+            threading.Thread(target=_leave_anyway, name="leave", daemon=True).start()
             raise
 
     def silent(self) -> list[str]:
@@ -133,6 +136,13 @@ class Worker:
     def _partition_counts(self, names: list[str]) -> dict[str, int]:
         producer = Producer(kafka_clients.producer_config(self.settings))
         return {name: len(producer.list_topics(name, 30).topics[name].partitions) for name in names}
+
+
+def _leave_anyway() -> None:
+    """End the process some time after a stage has failed, whatever still hangs: its supervisor waits for that."""
+    time.sleep(_LEAVE_S)
+    log.error("left_anyway", after_s=_LEAVE_S)
+    os._exit(1)
 
 
 def _spare_the_collector() -> None:

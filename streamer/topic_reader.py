@@ -98,10 +98,8 @@ def newest_by_key(settings: Settings, topic: str, partitions: Iterable[int] | No
 
 def offsets_at(settings: Settings, topic: str, at_ms: int | None) -> dict[int, int]:
     """Return each partition's first offset appended at that time or later, −1 where there is none; None: its end."""
-    admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
     which = OffsetSpec.latest() if at_ms is None else OffsetSpec.for_timestamp(at_ms)  # type: ignore[no-untyped-call]
-    found = admin.list_offsets(dict.fromkeys(_places(settings, topic, None), which), request_timeout=_REQUEST_S)
-    return {place.partition: int(future.result().offset) for place, future in found.items()}
+    return _offsets(settings, _places(settings, topic, None), which)
 
 
 def _messages(consumer: Consumer, topic: str, left: dict[int, int], timeout_s: float) -> Iterator[Message]:
@@ -150,12 +148,16 @@ def _places(settings: Settings, topic: str, partitions: Iterable[int] | None) ->
 
 def _uncommitted_ends(settings: Settings, places: list[TopicPartition]) -> dict[int, int]:
     # A commit returns before its markers are everywhere: a committed end may lie before what is already final.
+    return _offsets(settings, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
+def _offsets(settings: Settings, places: list[TopicPartition], which: OffsetSpec) -> dict[int, int]:
+    """Return an offset of each partition; asked again where a topic is new, or its leader has just moved."""
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     deadline = time.monotonic() + _REQUEST_S
     while True:
         found = admin.list_offsets(
-            dict.fromkeys(places, latest),
+            dict.fromkeys(places, which),
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
             request_timeout=_REQUEST_S,
         )

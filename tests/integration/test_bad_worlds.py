@@ -164,20 +164,6 @@ def test_offsets_lost_to_retention_and_a_topic_made_anew_are_told_and_the_worker
         worker.kill()
 
 
-def test_partials_made_anew_are_read_from_their_beginning(settings: Settings) -> None:
-    publish(settings, MODEL, "1")
-    read = counted(settings)
-    with running_worker(settings):
-        sent = send_events(settings, panes=1, per_pane=100, shift_from=5)
-        wait_for(read, lambda n: n == sent)
-    remove(settings, "partials")
-    topics.ensure(settings, ["partials"])
-    with running_worker(settings) as worker:
-        sent += send_events(settings, panes=1, per_pane=100, shift_from=5, first=1)
-        wait_for(read, lambda n: n == sent)
-        assert {line["topic"] for line in lines(worker, "topic_made_anew")} == {settings.topic("partials")}
-
-
 def remove(settings: Settings, topic: str) -> None:
     admin = AdminClient({**settings.kafka.properties()})
     for future in admin.delete_topics([settings.topic(topic)]).values():

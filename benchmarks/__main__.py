@@ -18,6 +18,7 @@ from benchmarks import (
     picture,
     rebalance,
     report,
+    restart,
     sdk,
     soak,
     suite,
@@ -26,7 +27,7 @@ from benchmarks import (
 from benchmarks.figures import write_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (throughput, latency, pair, memory, rebalance, soak, cost, sdk, outage, folding):
+for module in (throughput, latency, pair, memory, rebalance, restart, soak, cost, sdk, outage, folding):
     module.register(app)
 
 

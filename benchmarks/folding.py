@@ -97,7 +97,7 @@ def _ingest(what: What, models: int, features: int, start_ms: int) -> Ingest:
     store = JoinStore(None, Keys(), buckets=64, wait_aof=False)  # type: ignore[arg-type]
     store._records = _Unheard()
     ids = {f"{kind}.v1": kind for kind in RAW}
-    return Ingest(Settings(), catalog, store, replica="0", topic_ids=ids, partition_counts={})
+    return Ingest(Settings(), catalog, store, replica="0", topic_ids=ids, partition_counts=dict)
 
 
 def _reads(topic: str, values: Sequence[bytes], partitions: int) -> Iterator[list[Batch]]:

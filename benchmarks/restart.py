@@ -21,6 +21,7 @@ from confluent_kafka import Producer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Curve, Figure, figure
 from monitors.profile import ReferenceProfile, build_profile
 from monitors.sketch import encode_pairs
 from streamer import kafka_clients
@@ -34,6 +35,7 @@ from streamer.settings import Settings
 from streamer.shard import Shard
 from streamer.transaction import Record
 
+_COMMAND = "make bench ARGS='--only restart'"
 _PANE_MS = 60_000
 _START_MS = 1_700_000_040_000
 _PATIENCE_S = 300.0
@@ -85,7 +87,33 @@ def restart(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a worker's restart with the state of many models, written as evaluate writes it."""
-    shape = (models, features, panes)
+    found = _measure((models, features, panes), events, rewrites, repeat)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        _show(found)
+
+
+def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
+    """Measure with the state of a hundred models of a hundred features, twenty where `quick`; the median of three."""
+    models, features, panes = (20 if quick else 100), 100, 60
+    found = sorted(_measure((models, features, panes), 1_000, 1, 3), key=lambda each: each.whole_s)
+    middle = found[len(found) // 2]
+    state = f"{models} models × {features} features × {panes} panes"
+    note = (
+        f"{middle.stored_mb:.0f} MB in {middle.records:,} records; imports {middle.process_s:.1f} s, control topics "
+        f"{middle.control_s:.1f} s, state read {middle.read_s:.1f} s and decoded {middle.decode_s:.1f} s; "
+        f"RSS {middle.rss_mb:,} MB"
+    )
+    memory = f"memory a model-feature, {state}, restored"
+    return [
+        figure(f"restart to caught up, {state}", middle.whole_s, "s", at_most=10.0, command=_COMMAND, note=note),
+        figure(memory, middle.bytes_per_model_feature / 1024, "KiB", at_most=64.0, command=_COMMAND),
+    ], []
+
+
+def _measure(shape: tuple[int, int, int], events: int, rewrites: int, repeat: int) -> list[Restart]:
+    models, features, panes = shape
     with (
         tempfile.TemporaryDirectory(prefix="driftloop-bench-") as directory,
         Stack(Path(directory), parts=frozenset({"kafka", "valkey"}), settings=Settings()) as stack,
@@ -95,11 +123,7 @@ def restart(
         profile = _profile(known[0])
         _publish(stack.settings, known, profile)
         stored = _store(stack.settings, known, profile, panes, events, rewrites)
-        found = [_start(stack.settings, Path(directory), shape, stored, empty.rss_mb) for _ in range(repeat)]
-    if as_json:
-        print(msgspec.json.encode(found).decode())
-    else:
-        _show(found)
+        return [_start(stack.settings, Path(directory), shape, stored, empty.rss_mb) for _ in range(repeat)]
 
 
 def _document(index: int, features: int) -> dict[str, Any]:

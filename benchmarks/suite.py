@@ -42,12 +42,13 @@ class Entry(NamedTuple):
 
 
 SUBJECTS = {
-    "throughput": Entry("benchmarks.throughput", "events, labels, counts alone: a CPU second of one worker", 300),
+    "throughput": Entry("benchmarks.throughput", "events, labels, counts alone: a CPU second of one worker", 540),
     "peers": Entry("benchmarks.peers.subject", "the same counts kept by a Faust and a Quix Streams application", 420),
     "latency": Entry("benchmarks.latency", "event to view at 20,000 a second, and over a backlog", 700),
     "pair": Entry("benchmarks.pair", "two workers against one on the same topic", 300),
     "memory": Entry("benchmarks.memory", "what a model's feature takes of memory", 300),
     "rebalance": Entry("benchmarks.rebalance", "how long models stand still when their worker is killed", 240),
+    "restart": Entry("benchmarks.restart", "a killed worker's restart with the state of many models", 420),
     "soak": Entry("benchmarks.soak", "whether anything grows, three minutes of it", 360),
     "soak30": Entry("benchmarks.soak", "the same, thirty minutes of it", 2_100, "long_figures", by_default=False),
     "sdk": Entry("benchmarks.sdk", "what a call of the SDK costs its caller, broker up and down", 300),

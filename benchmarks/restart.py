@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.figures import Curve, Figure, figure
 from monitors.profile import ReferenceProfile, build_profile
 from monitors.sketch import encode_pairs
-from streamer import kafka_clients
+from streamer import kafka_clients, topics
 from streamer.catalog import Model, describe
 from streamer.events import Increment, PaneOffsets
 from streamer.local.stack import Stack, environment_of
@@ -53,7 +53,7 @@ class Restart(msgspec.Struct, kw_only=True):
     control_s : from there until Faust has the models and references, and the stages are assigned their partitions.
     read_s, decode_s : the state, read from Kafka and turned into panes.
     whole_s : from the start of the process until both stages read on.
-    rss_mb, cells_mb : memory of the worker then, and of the counts alone as integers of the width they need.
+    cpu_s, rss_mb : CPU and memory of the worker until then.
     bytes_per_model_feature : `rss_mb` less that of a worker without state, over models and features.
     """
 
@@ -118,6 +118,7 @@ def _measure(shape: tuple[int, int, int], events: int, rewrites: int, repeat: in
         tempfile.TemporaryDirectory(prefix="driftloop-bench-") as directory,
         Stack(Path(directory), parts=frozenset({"kafka", "valkey"}), settings=Settings()) as stack,
     ):
+        topics.ensure(stack.settings)
         empty = _start(stack.settings, Path(directory), shape, (0, 0), 0)
         known = [describe(parse_model(_document(index, features), "benchmarks")) for index in range(models)]
         profile = _profile(known[0])

@@ -82,10 +82,11 @@ class ModelClock:
         """Take in the largest event time of a batch from one partition, and its last record's time."""
         if event_time_ms <= self.watermarks.get(source, 0):
             return
+        newest = event_time_ms > self.watermark_ms
         self.watermarks[source] = event_time_ms
-        watermark_ms = self.watermark_ms
-        self.complete.cross(self._passed(watermark_ms), record_time_ms)
-        self.mature.cross(self._passed(watermark_ms - self.maturity_ms), record_time_ms)
+        if newest:
+            self.complete.cross(self._passed(event_time_ms), record_time_ms)
+            self.mature.cross(self._passed(event_time_ms - self.maturity_ms), record_time_ms)
 
     def advance(self, read_up_to: Mapping[Source, int], *, drift: Sequence[Source], labels: Sequence[Source]) -> None:
         """Complete and mature what the progress of all partitions allows.

@@ -14,6 +14,7 @@ from benchmarks import (
     latency,
     memory,
     outage,
+    packing,
     pair,
     picture,
     rebalance,
@@ -27,7 +28,7 @@ from benchmarks import (
 from benchmarks.figures import write_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (throughput, latency, pair, memory, rebalance, restart, soak, cost, sdk, outage, folding):
+for module in (throughput, latency, packing, pair, memory, rebalance, restart, soak, cost, sdk, outage, folding):
     module.register(app)
 
 

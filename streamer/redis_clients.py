@@ -64,7 +64,9 @@ def refusal(error: BaseException | None, url: str) -> str | None:
         return f"{where} refused the user or the password: {said}; set redis.username and DRIFTLOOP_REDIS__PASSWORD"
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return f"{where} shows a certificate that redis.ssl_ca_certs does not vouch for: {said}"
-    if ("alert" in said.lower() and "certificate" in said.lower()) or "UNKNOWN_CA" in said:
+    # A server that is quick to hang up takes its own alert with it.
+    told = said.lower()
+    if ("alert" in told and ("certificate" in told or "unknown" in told)) or "eof occurred in violation" in told:
         return f"{where} does not take this client's certificate: {said}; set redis.ssl_certfile and redis.ssl_keyfile"
     if "WRONG_VERSION_NUMBER" in said:
         return f"{where} speaks no TLS: {said}; write redis:// in the address"

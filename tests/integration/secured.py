@@ -163,12 +163,22 @@ def tls_in_front(port: int, server: tuple[Path, Path], trusted: Path) -> Iterato
                 threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
 
     def serve(accepted: socket.socket) -> None:
-        with (
-            suppress(OSError),
-            context.wrap_socket(accepted, server_side=True) as outside,
-            socket.create_connection((HOST, port)) as inside,
-        ):
-            _pass_on(outside, inside)
+        refused = accepted.dup()
+        try:
+            outside = context.wrap_socket(accepted, server_side=True)
+        except OSError:
+            # What the client has sent already is read, or its system would drop the alert that says why.
+            refused.settimeout(5)
+            with suppress(OSError):
+                refused.shutdown(socket.SHUT_WR)
+                while refused.recv(4_096):
+                    pass
+        else:
+            refused.close()
+            with suppress(OSError), outside, socket.create_connection((HOST, port)) as inside:
+                _pass_on(outside, inside)
+        finally:
+            refused.close()
 
     with socket.create_server((HOST, 0)) as listening:
         threading.Thread(target=accept, daemon=True).start()

@@ -41,6 +41,7 @@ def test_what_stands_in_an_address_wins_over_what_stands_beside_it() -> None:
     [
         (redis.exceptions.NoPermissionError("no permissions to run the 'xadd' command"), "'xadd'.*give its user"),
         (redis.AuthenticationError("WRONGPASS invalid username-password pair"), "DRIFTLOOP_REDIS__PASSWORD"),
+        (redis.ConnectionError("Error 8 while writing. EOF occurred in violation of protocol"), "redis.ssl_certfile"),
         (redis.ConnectionError("Error 1 [SSL: WRONG_VERSION_NUMBER] wrong version"), "speaks no TLS: .*redis://"),
     ],
 )

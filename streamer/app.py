@@ -238,10 +238,6 @@ def _add_timers(app: faust.App, worker: Worker) -> None:
     @app.timer(interval=_RECONCILE_S)  # type: ignore[untyped-decorator]
     async def reconcile() -> None:
         worker.live.reconcile()
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, worker.pulse.forget_the_gone)
-        except redis.RedisError as error:
-            log.warning("heartbeat_failed", reason=str(error))
 
 
 def _add_pages(app: faust.App, worker: Worker) -> None:

@@ -42,7 +42,7 @@ class Pulse:
     def beat(self) -> None:
         """Write this worker's document; RedisError when the view is away."""
         document = self.document(int(time.time() * 1000))
-        self._redis.hset(self._key, self._replica, msgspec.json.encode(document))
+        self._redis.hsetex(self._key, self._replica, msgspec.json.encode(document), px=_FORGOTTEN_MS)
 
     def document(self, now_ms: int) -> Heartbeat:
         """Return what is true of this worker now."""
@@ -70,19 +70,3 @@ class Pulse:
             dead_letters=int(telemetry.total(telemetry.DEAD_LETTERS)),
             parked_labels=int(telemetry.total(telemetry.PARKED_LABELS)),
         )
-
-    def forget_the_gone(self) -> None:
-        """Take workers out of the view that have been silent for a day."""
-        oldest_ms = int(time.time() * 1000) - _FORGOTTEN_MS
-        documents: Mapping[bytes, bytes] = self._redis.hgetall(self._key)  # type: ignore[assignment]
-        gone = [replica for replica, document in documents.items() if _beat_ms(document) < oldest_ms]
-        if gone:
-            self._redis.hdel(self._key, *gone)
-
-
-def _beat_ms(document: bytes) -> int:
-    try:
-        return msgspec.json.decode(document, type=Heartbeat).as_of_ms
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        # Nobody can read it, so nobody misses it.
-        return 0

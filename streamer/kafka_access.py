@@ -15,7 +15,7 @@ from streamer.settings import Settings
 
 Role = Literal["all", "ingest", "evaluate"]
 
-_LOOK_S = 0.3
+_LOOK_S = 1.0
 _TIMEOUT_S = 10.0
 
 # What a stage does with which topic: by these names Kafka's own tools know the rights.

@@ -19,6 +19,9 @@ from streamer.state import OLDER_SPLIT, Keys
 log = structlog.get_logger(__name__)
 
 _TIMELINE = 1_000
+# Every document is written again each minute while its model and version are there; what nobody has written for so
+# long is of a version whose panes are gone, or of a model taken away. Split and stamp stay: routers live on them.
+KEPT_MS = 7 * 24 * 3_600_000
 # A document may be written only by who has read further in the model's own partition, and the split only
 # by a deployment that is not older: a replica that was thought dead must not paint over its successor.
 # Neither holds against what was read from other topics: where Kafka was made anew, all begins at nothing. So the
@@ -37,13 +40,15 @@ if ARGV[3] ~= '' then
   split_log = ARGV[2]
 end
 redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. (split_log or ''))
-for i = 3, #KEYS do
+redis.call('PEXPIRE', KEYS[3], ARGV[4])
+for i = 4, #KEYS do
   if redis.call('TYPE', KEYS[i]).ok ~= 'string' then redis.call('DEL', KEYS[i]) end
   local fields = cjson.decode(ARGV[i + 1])
-  if fields[1] == 'value' then redis.call('SET', KEYS[i], fields[2])
+  if fields[1] == 'value' then redis.call('SET', KEYS[i], fields[2], 'PX', ARGV[4])
   else
     redis.call('DEL', KEYS[i])
     for j = 2, #fields, 2 do redis.call('HSET', KEYS[i], fields[j], fields[j + 1]) end
+    redis.call('PEXPIRE', KEYS[i], ARGV[4])
   end
 end
 return held and 1 or 2
@@ -144,7 +149,7 @@ class LiveWriter:
                 lines[model.name] = msgspec.json.encode(live_documents.summary(model, watched, now_ms))
             watched.counted = False
         if lines:
-            self._redis.hset(self._keys.models(), mapping=lines)
+            self._redis.hsetex(self._keys.models(), mapping=lines, px=KEPT_MS)
 
     def _show_numbers(self, due: Iterable[Shown]) -> list[Failed]:
         failed: list[Failed] = []
@@ -161,8 +166,8 @@ class LiveWriter:
 
     def _put(self, shard: Shard, model: Model, values: Mapping[str, bytes], split: bytes = b"") -> int:
         """Write a model's documents, all or none of them."""
-        keys = [self._keys.stamp(model.name), self._keys.split(model.name), *values]
-        written: Any = self._write(keys=keys, args=[_read(shard), self._log, split, *values.values()])
+        keys = [self._keys.stamp(model.name), self._keys.split(model.name), self._keys.timeline(model.name), *values]
+        written: Any = self._write(keys=keys, args=[_read(shard), self._log, split, KEPT_MS, *values.values()])
         telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
         return int(written)
 

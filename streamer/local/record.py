@@ -36,6 +36,8 @@ class Record:
     def write(self, root: Path) -> None:
         """Replace the file at once: a reader sees the old one or the new one."""
         unfinished = root / f"{FILE}.new"
+        # It holds what Kafka's clients are given, passwords among it.
+        unfinished.touch(mode=0o600)
         unfinished.write_text(json.dumps(asdict(self), indent=1))
         os.replace(unfinished, root / FILE)
 

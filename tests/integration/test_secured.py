@@ -15,7 +15,7 @@ from confluent_kafka.admin import AclBinding, ResourceType
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
-from streamer import commands, topics
+from streamer import commands, kafka_access, topics
 from streamer.cli.frame import build
 from streamer.local.airflow import Airflow
 from streamer.local.ports import Ports
@@ -127,6 +127,16 @@ def test_each_part_works_with_no_more_rights_than_the_page_gives(servers: Secure
     assert "NOPERM" not in log
     assert "AUTHORIZATION_FAILED" not in log
     refuse_secrets(log)
+
+
+def test_the_page_gives_a_worker_the_rights_it_is_asked_for_and_no_others() -> None:
+    given: dict[str, set[str]] = {}
+    for acl in documented_acls():
+        if acl.principal == "User:worker" and acl.restype == ResourceType.TOPIC:
+            given.setdefault(acl.name.removesuffix(".v1"), set()).add(acl.operation.name)
+    # For `replay --rebuild-join`, as the page says.
+    given["labels"].remove("WRITE")
+    assert given == kafka_access.worker_rights("all")
 
 
 def test_airflows_connection_carries_what_the_service_is_configured_with(servers: Secured, tmp_path: Path) -> None:

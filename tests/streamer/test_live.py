@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from streamer import live_documents
+from streamer import live, live_documents
 from streamer.events import Deployment, encode
 from streamer.live import LiveWriter
 from streamer.model_record import ModelRecord, Watched
@@ -43,7 +43,7 @@ def writer(log: Log, store: redis.Redis) -> LiveWriter:
 def show(player: Player, writer: LiveWriter) -> None:
     """Do what evaluate does between reads."""
     player.evaluate._show = writer.show
-    player.evaluate._shown_at = 0.0
+    player.evaluate._shown_at = player.evaluate._looked_at = 0.0
     player.evaluate.idle()
 
 
@@ -183,3 +183,27 @@ def test_the_counts_of_a_worker_that_is_ahead_are_not_painted_over(
     shard.models["churn"].counted, shard.models["churn"].numbers_shown = True, False
     show(player, writer)
     assert store.hget(KEYS.models(), "churn") == b"of another"
+
+
+def test_what_nobody_writes_any_more_goes_by_itself_and_what_routers_read_stays(
+    player: Player, writer: LiveWriter, store: redis.Redis
+) -> None:
+    show(player, writer)
+    writer.reconcile()
+    show(player, writer)
+    keys = {key.decode() for key in store.keys("*{churn}*")}
+    assert {KEYS.drift("churn", "1"), KEYS.performance("churn", "1"), KEYS.timeline("churn")} < keys
+    left = {key: store.pttl(key) for key in keys}
+    assert [left.pop(key("churn")) for key in (KEYS.split, KEYS.stamp)] == [-1, -1]
+    assert all(live.KEPT_MS - 60_000 < left_ms <= live.KEPT_MS for left_ms in left.values()), left
+    assert store.hpttl(KEYS.models(), "churn")[0] > live.KEPT_MS - 60_000
+
+
+def test_a_model_at_rest_keeps_its_documents(player: Player, writer: LiveWriter, store: redis.Redis) -> None:
+    show(player, writer)
+    store.pexpire(KEYS.drift("churn", "1"), 60_000)
+    show(player, writer)
+    assert store.pttl(KEYS.drift("churn", "1")) <= 60_000
+    writer.reconcile()
+    show(player, writer)
+    assert store.pttl(KEYS.drift("churn", "1")) > live.KEPT_MS - 60_000

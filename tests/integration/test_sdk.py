@@ -17,12 +17,14 @@ import redis
 from confluent_kafka.admin import AdminClient
 
 from streamer.decode import decode
+from streamer.entry import BATCH_HEADERS
 from streamer.events import Deployment, Label, Prediction, encode
 from streamer.kafka_clients import admin_config
 from streamer.local.stack import Stack
 from streamer.partitioning import murmur2
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns, TransportName
 from streamer.settings import Settings
+from streamer.singles import singles
 from streamer.state import Keys
 from streamer.topic_reader import read_to_end
 from tests.integration.running import environment
@@ -46,7 +48,7 @@ def _read(settings: Settings, name: str) -> list[Any]:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_what_is_logged_is_what_the_worker_reads(settings: Settings, transport: TransportName) -> None:
-    with _client(settings, transport=transport) as client:
+    with _client(settings, transport=transport, batch_format="json") as client:
         first = client.log_prediction(
             model="churn",
             features={"age": 3, "plan": "ä", "x": float("nan")},
@@ -76,6 +78,25 @@ def test_what_is_logged_is_what_the_worker_reads(settings: Settings, transport: 
     assert sorted(label.prediction_id for label in labels) == sorted([first, *ids])
     (features,) = _read(settings, "features")
     assert features.key() == b"e1"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_columns_are_few_messages_of_many_events(settings: Settings, transport: TransportName) -> None:
+    rows = 20_000
+    with _client(settings, transport=transport) as client:
+        ids = client.log_predictions(
+            PredictionColumns(
+                model="churn", features={"age": range(rows), "plan": ["a", "b"] * 10_000}, prediction=[1] * rows
+            )
+        )
+        assert client.close(30) == CloseReport(sent=rows, failed=0, dropped=0, unsent=0)
+    messages = _read(settings, "predictions")
+    assert len(messages) < 5
+    found = [single.value for message in messages for single in singles(message.value(), "predictions")]
+    assert sorted(decode(raw, "predictions").prediction_id for raw in found) == sorted(ids)
+    for message in messages:
+        assert message.key() is None
+        assert message.headers() == BATCH_HEADERS
 
 
 def test_the_split_in_redis_routes(settings: Settings) -> None:

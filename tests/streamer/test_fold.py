@@ -282,7 +282,7 @@ def test_all_models_in_one_pass_are_the_models_one_at_a_time(
 def check_against_a_loop(events: list[Prediction], found: dict[Any, dict[str, Any]]) -> None:
     """Hold what was folded against the plainest count."""
     tally = Tally(MANY)
-    tally.add_predictions(Place(T0, 0, row, event) for row, event in enumerate(events))
+    tally.add_predictions(Place(T0, 0, row, 0, event) for row, event in enumerate(events))
     wanted = {key: counts for key, counts in tally.panes().items() if counts.any()}
     counted: dict[Any, Any] = {}
     for (name, version, origin, _source, start, _pane), fields in found.items():

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import traffic
+from benchmarks import batches, traffic
 from streamer.catalog import Catalog
 from streamer.ingest import RAW, Ingest
 from streamer.join_script import RedisRecords
@@ -45,11 +45,15 @@ def folding(
     features: Annotated[int, typer.Option(help="Features of each model.", min=3)] = traffic.FEATURES,
     events: Annotated[int, typer.Option(help="How many events.", min=1)] = 50_000,
     flush: Annotated[int, typer.Option(help="Rows a flush.", min=1)] = 50_000,
+    arrow: Annotated[bool, typer.Option("--arrow", help="Some thousand events a message, of twelve features.")] = False,
 ) -> None:
     """Measure what decoding, binning, the join's bytes and the flush cost: microseconds of CPU an event."""
     start_ms = int(time.time() * 1000) - traffic.SPAN_MS
     ingest = _ingest(what, models, features, start_ms)
-    if what is What.LABELS:
+    if arrow:
+        messages = (batches.labels if what is What.LABELS else batches.predictions)(events, models, start_ms=start_ms)
+        values = [value for _key, value in messages]
+    elif what is What.LABELS:
         values = [value for _key, value in traffic.labels(events, models, start_ms=start_ms)]
     else:
         values = [value for _key, value in traffic.predictions(events, models, start_ms=start_ms, features=features)]

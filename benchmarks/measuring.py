@@ -43,12 +43,20 @@ class MeasurementError(RuntimeError):
 def running(
     settings: Settings | None = None, *, commands: Sequence[Sequence[str]] = (DEFAULT_COMMAND,)
 ) -> Iterator[Stack]:
-    """Run a Kafka, a Valkey and workers of their own, with nothing in them, and stop them whatever happens."""
+    """Run a Kafka, a Valkey and workers of their own, with nothing in them, and stop them whatever happens.
+
+    Where a measurement fails, what its workers said last is told.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="driftloop-bench-") as directory,
         Stack(Path(directory), parts=_SERVERS, settings=settings or Settings(), worker_commands=commands) as stack,
     ):
-        yield stack
+        try:
+            yield stack
+        except MeasurementError:
+            for child in stack.part("worker").children:
+                say(child.tail())
+            raise
 
 
 def workers(stack: Stack) -> list[psutil.Process]:
@@ -191,14 +199,30 @@ def until_at_rest(processes: Sequence[psutil.Process]) -> None:
 
 
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """Return the user and system time that processes have taken."""
-    times = [process.cpu_times() for process in processes]
+    """Return the user and system time that processes have taken.
+
+    Raises
+    ------
+    MeasurementError
+        When one of them has ended.
+    """
+    with _there():
+        times = [process.cpu_times() for process in processes]
     return float(sum(each.user + each.system for each in times))
 
 
 def rss_bytes(processes: Sequence[psutil.Process]) -> int:
-    """Return the resident memory of processes."""
-    return sum(int(process.memory_info().rss) for process in processes)
+    """Return the resident memory of processes; MeasurementError when one of them has ended."""
+    with _there():
+        return sum(int(process.memory_info().rss) for process in processes)
+
+
+@contextlib.contextmanager
+def _there() -> Iterator[None]:
+    try:
+        yield
+    except psutil.NoSuchProcess as error:
+        raise MeasurementError(f"process {error.pid} has ended while it was measured") from error
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -238,7 +239,7 @@ def _start(
 ) -> Restart:
     """Start a worker, wait until both its stages read on, and kill it."""
     log = directory / "bench-worker.log"
-    variables = {**os.environ, **environment_of(settings), "DRIFTLOOP_WORKER__WEB_PORT": "0"}
+    variables = {**os.environ, **environment_of(settings), "DRIFTLOOP_WORKER__WEB_PORT": str(_free_port())}
     variables["DRIFTLOOP_WORKER__DATA_DIR"] = str(directory / "bench-worker")
     began = time.time()
     with log.open("wb") as out:
@@ -270,6 +271,12 @@ def _start(
         rss_mb=rss_mb,
         bytes_per_model_feature=round((rss_mb - empty_mb) * 2**20 / (models * features)),
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _until_assigned(process: subprocess.Popen[bytes], log: Path) -> list[dict[str, Any]]:

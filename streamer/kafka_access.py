@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamer import kafka_clients
 from streamer.settings import Settings
+from streamer.topics import TOPICS
 
 Role = Literal["all", "ingest", "evaluate"]
 
@@ -101,11 +102,12 @@ def require_rights(settings: Settings, role: Role = "all") -> None:
 
 def worker_rights(role: Role) -> dict[str, set[str]]:
     """Return topic → operations that a worker of this role needs, by the topics' short names."""
-    found: dict[str, set[str]] = {}
+    # A worker holds every topic against the configuration before it reads any.
+    found = {topic: {"DESCRIBE", "DESCRIBE_CONFIGS"} for topic in TOPICS}
     for stage, rights in (("", _ANY), ("ingest", _INGEST), ("evaluate", _EVALUATE)):
         if role in ("all", stage) or not stage:
             for topic, operations in rights.items():
-                found.setdefault(topic, set()).update(operations)
+                found[topic].update(operations)
     return found
 
 
@@ -180,7 +182,8 @@ def _missing_on_topics(settings: Settings, rights: Mapping[str, set[str]]) -> li
                 continue
         lacking = operations - granted
         if lacking:
-            missing.append(f"{', '.join(each.capitalize() for each in sorted(lacking))} on topic {name}")
+            told = (each.title().replace("_", "") for each in sorted(lacking))
+            missing.append(f"{', '.join(told)} on topic {name}")
     return missing
 
 

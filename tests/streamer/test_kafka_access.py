@@ -13,11 +13,11 @@ from streamer.transaction import StepFailed
 
 def test_a_stage_alone_needs_no_rights_of_the_other() -> None:
     ingest, evaluate = kafka_access.worker_rights("ingest"), kafka_access.worker_rights("evaluate")
-    assert ingest["partials"] == {"WRITE"}
-    assert evaluate["partials"] == {"READ"}
-    assert "predictions" not in evaluate
-    assert "state" not in ingest
-    assert kafka_access.worker_rights("all")["partials"] == {"READ", "WRITE"}
+    looks = {"DESCRIBE", "DESCRIBE_CONFIGS"}
+    assert ingest["partials"] == {"WRITE", *looks}
+    assert evaluate["partials"] == {"READ", *looks}
+    assert evaluate["predictions"] == ingest["state"] == looks
+    assert kafka_access.worker_rights("all")["partials"] == {"READ", "WRITE", *looks}
 
 
 def test_groups_bear_the_namespace_and_the_replica() -> None:

@@ -104,7 +104,7 @@ _WHOLE: Sequence[tuple[str, Make, str]] = (
     ("a byte order mark", lambda event: b"\xef\xbb\xbf" + _json(event), "not JSON: got a byte order mark"),
     ("a registry's framing", lambda event: b"\0\0\0\0\x07" + _json(event), "not JSON: got a byte 0 first"),
     ("gzip", lambda _: b"\x1f\x8b\x08\0abc", "not JSON: got gzip"),
-    ("an Arrow stream", lambda _: b"\xff\xff\xff\xff\x10\0\0\0", "not UTF-8: got the byte 0xff at 0"),
+    ("a broken Arrow stream", lambda _: b"\xff\xff\xff\xff\x10\0\0\0", "not an Arrow stream that can be read: "),
     ("nested without end", lambda _: b'{"features":' + b"[" * 20_000, "not JSON that can be used: nested too deeply"),
     ("nested deeply", written("features", _nested(5_000)), "not JSON that can be used: nested too deeply"),
     ("thousands of digits", written("ts", "9" * 5_000), "not JSON that can be used: got a number of thousands"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from streamer.arrow_schema import BEGIN
+from streamer.arrow_stream import Malformed, read_stream
 from streamer.catalog import Catalog
 from streamer.decode import Event, Kind, decode, explain_future, explain_invalid
 from streamer.labelling import unusable
@@ -13,6 +15,12 @@ def judge(
     catalog: Catalog, kind: Kind, raw: bytes, *, record_ms: int, max_future_ms: int
 ) -> tuple[Event | None, tuple[str, str] | None]:
     """Return the event a message is, if it is one, and the reason and field of its dead letter, if it must be one."""
+    if raw.startswith(BEGIN):
+        # Many events at once; what is sent here as such is none.
+        try:
+            read_stream(raw, kind)
+        except Malformed as error:
+            return None, error.fault
     try:
         event = decode(raw, kind)
     except (msgspec.DecodeError, ValueError):

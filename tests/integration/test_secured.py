@@ -105,18 +105,18 @@ def test_each_part_works_with_no_more_rights_than_the_page_gives(servers: Secure
                 assert client.flush(20) == 0
         counted = wait_for(
             lambda: (
-                json.loads(run(operator, "status", "churn", "--json").output)["model"]
-                if json.loads(run(operator, "status", "--json").output)["models"]
+                json.loads(run(operator, "status", "churn", "--json").stdout)["model"]
+                if json.loads(run(operator, "status", "--json").stdout)["models"]
                 else None
             ),
             lambda found: found is not None and (found["performance"] or {}).get("labelled") == 400,
         )
         assert counted["summary"]["n"] == 400
         run(operator, "split", "churn", "--champion", "1")
-        checks = {check["name"]: check for check in json.loads(run(operator, "doctor", "--json").output)}
+        checks = {check["name"]: check for check in json.loads(run(operator, "doctor", "--json").stdout)}
         wanted = ("kafka", "topics", "redis", "label store settings", "models", "workers")
         assert {name: checks[name]["status"] for name in wanted} == dict.fromkeys(wanted, "ok"), checks
-        assert json.loads(run(operator, "recount", "--json").output)["equal"]
+        assert json.loads(run(operator, "recount", "--json").stdout)["equal"]
         run(operator, "ledger", "churn", "--json")
         answer = commands.send(
             airflow,

@@ -190,7 +190,10 @@ class ReferenceProfile:
         manifest = _read(MANIFEST, parts[MANIFEST])
         try:
             digests: dict[str, str] = manifest["features"]
-            if any(_digest(parts.get(FEATURE_PREFIX + name, b"")) != digest for name, digest in digests.items()):
+            # Looked for before any is digested: parts come one by one, each time with a question after the whole.
+            if any(FEATURE_PREFIX + name not in parts for name in digests):
+                return None
+            if any(_digest(parts[FEATURE_PREFIX + name]) != digest for name, digest in digests.items()):
                 return None
             baseline = manifest["baseline"]
             return cls(

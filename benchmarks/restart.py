@@ -292,7 +292,8 @@ def _until_assigned(process: subprocess.Popen[bytes], log: Path) -> list[dict[st
 
 
 def _line(line: bytes) -> dict[str, Any]:
-    event: dict[str, Any] = msgspec.json.decode(line)
+    # Faust's own progress leaves a terminal's signs in front of a line.
+    event: dict[str, Any] = msgspec.json.decode(line[line.index(b"{") :])
     return {**event, "at_s": datetime.fromisoformat(event["timestamp"]).timestamp()}
 
 

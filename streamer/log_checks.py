@@ -16,6 +16,7 @@ from streamer import deadletters, kafka_clients, references
 from streamer.checks import Check
 from streamer.decode import known_field
 from streamer.events import UNREADABLE
+from streamer.log_offsets import offsets_of
 from streamer.models import parse_stored_model
 from streamer.settings import ConfigError, Settings
 from streamer.topic_reader import newest_by_key
@@ -74,7 +75,9 @@ def offsets(settings: Settings) -> Check:
     existing = admin.list_topics(timeout=_TIMEOUT_S).topics
     gone = sorted({topic for topic, number in committed if number not in _partitions(existing, topic)})
     places = [place for place in committed if place[0] not in gone]
-    first, end = _ends(admin, places, OffsetSpec.earliest()), _ends(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    asked = [TopicPartition(*place) for place in places]
+    first = offsets_of(admin, asked, OffsetSpec.earliest(), timeout_s=_TIMEOUT_S)  # type: ignore[no-untyped-call]
+    end = offsets_of(admin, asked, OffsetSpec.latest(), timeout_s=_TIMEOUT_S)  # type: ignore[no-untyped-call]
     lost = [
         f"{topic}[{number}]: {committed[topic, number]} to {first[topic, number]} are gone and were never read"
         for topic, number in places
@@ -179,11 +182,3 @@ def _committed(admin: AdminClient, group: str) -> dict[Place, int]:
 
 def _partitions(existing: Mapping[str, Any], topic: str) -> set[int]:
     return set(existing[topic].partitions) if topic in existing else set()
-
-
-def _ends(admin: AdminClient, places: Iterable[Place], which: OffsetSpec) -> dict[Place, int]:
-    asked = {TopicPartition(*place): which for place in places}
-    if not asked:
-        return {}
-    found = admin.list_offsets(asked, request_timeout=_TIMEOUT_S)
-    return {(place.topic, place.partition): int(future.result().offset) for place, future in found.items()}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from streamer.events import Origin
+from streamer.log_offsets import offsets_of, patiently
 from streamer.pane_store import PaneKey
 from streamer.transaction import StepFailed
 
@@ -109,7 +110,8 @@ def _records(
     try:
         left = {}
         for partition, end in ends.items():
-            low, _high = consumer.get_watermark_offsets(TopicPartition(topic, partition), _TIMEOUT_S, cached=False)
+            place = TopicPartition(topic, partition)
+            low, _high = patiently(partial(consumer.get_watermark_offsets, place, _TIMEOUT_S), timeout_s=_TIMEOUT_S)
             if low < end:
                 left[partition] = low
         consumer.assign([TopicPartition(topic, partition, low) for partition, low in left.items()])
@@ -150,9 +152,6 @@ def _number(value: int | None) -> int:
 
 def _uncommitted_ends(properties: dict[str, str], topic: str, partitions: Collection[int]) -> dict[int, int]:
     admin = AdminClient({**properties, "log_level": 3})
-    found = admin.list_offsets(
-        {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions},  # type: ignore[no-untyped-call]
-        isolation_level=IsolationLevel.READ_UNCOMMITTED,
-        request_timeout=_TIMEOUT_S,
-    )
-    return {place.partition: int(future.result().offset) for place, future in found.items()}
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    found = offsets_of(admin, places, OffsetSpec.latest(), timeout_s=_TIMEOUT_S)  # type: ignore[no-untyped-call]
+    return {partition: offset for (_topic, partition), offset in found.items()}

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from streamer import kafka_clients
+from streamer.log_offsets import offsets_of, patiently
 from streamer.settings import Settings
 
 _BATCH = 1_000
 _REQUEST_S = 10.0
-# A topic just made, one whose leader has just moved, or a broker that has just come back: asked again, all is well.
-_PASSING = {
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-}
 
 
 class ReadError(Exception):
@@ -69,7 +64,7 @@ def read_to_end(
     try:
         left: dict[int, int] = {}
         for place in places:
-            low, _high = consumer.get_watermark_offsets(place, timeout=_REQUEST_S, cached=False)
+            low, _high = patiently(partial(consumer.get_watermark_offsets, place, _REQUEST_S), timeout_s=_REQUEST_S)
             end = ends[place.partition]
             place.offset = low if newest is None else max(low, end - newest)
             if place.offset < end:
@@ -152,18 +147,6 @@ def _uncommitted_ends(settings: Settings, places: list[TopicPartition]) -> dict[
 
 
 def _offsets(settings: Settings, places: list[TopicPartition], which: OffsetSpec) -> dict[int, int]:
-    """Return an offset of each partition; asked again where a topic is new, or its leader has just moved."""
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
-    deadline = time.monotonic() + _REQUEST_S
-    while True:
-        found = admin.list_offsets(
-            dict.fromkeys(places, which),
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=_REQUEST_S,
-        )
-        try:
-            return {place.partition: int(future.result().offset) for place, future in found.items()}
-        except KafkaException as error:
-            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    found = offsets_of(admin, places, which, timeout_s=_REQUEST_S)
+    return {partition: offset for (_topic, partition), offset in found.items()}

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby, repeat
 from operator import is_, itemgetter
 from typing import Any, NamedTuple, Protocol, cast, overload
@@ -16,11 +17,13 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Kafka
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from streamer import telemetry
+from streamer.log_offsets import patiently
 from streamer.topics import MAX_DEAD_LETTER_BYTES
 
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_S = 30.0
+_ABORT_S = 5.0
 _FETCH_MARGIN_MS = 500
 
 
@@ -149,6 +152,7 @@ class TransactionalStep:
         self._at_end: dict[Partition, int] = {}
         self._appended: dict[Partition, int] = {}
         self._failure: BaseException | None = None
+        self._is_open = False
         self._producer = Producer(
             {
                 "compression.type": "lz4",
@@ -214,6 +218,7 @@ class TransactionalStep:
             # Closing gives the partitions up, and who gives them up takes a last step. After a failure there must be
             # none: of what was folded a part may be gone, and its offsets would be committed with the rest.
             self._next = {}
+            self._abort()
             if isinstance(error, KafkaException):
                 raise StepFailed(f"{self._name}: {error.args[0].str() if error.args else error}") from error
             raise
@@ -301,14 +306,29 @@ class TransactionalStep:
         started = time.monotonic()
         telemetry.FLUSH_SECONDS.labels(self._label).observe(started - began)
         self._producer.begin_transaction()
+        self._is_open = True
         for record in self._stage.results(dict(self._next)):
             self._produce(record)
         offsets = [KafkaPartition(p.topic, p.number, offset) for p, offset in self._next.items()]
         self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), _TIMEOUT_S)
         self._producer.commit_transaction(_TIMEOUT_S)
+        self._is_open = False
         self.transaction_s = time.monotonic() - started
         telemetry.TRANSACTION_SECONDS.labels(self._label).observe(self.transaction_s)
         self._stage.committed()
+
+    def _abort(self) -> None:
+        """Abort the transaction that a failure has left open.
+
+        The next start would do it too. Until then it holds up all readers, and a broker killed meanwhile may
+        come back without it: its records have been seen to become visible with the next transaction's.
+        """
+        if not self._is_open:
+            return
+        try:
+            self._producer.abort_transaction(_ABORT_S)
+        except KafkaException as error:
+            log.warning("not_aborted", replica=self._name, reason=str(error))
 
     def _produce(self, record: Record) -> None:
         while True:
@@ -341,7 +361,7 @@ class TransactionalStep:
         standing: dict[Partition, Standing] = {}
         for entry in found:
             place = KafkaPartition(entry.topic, entry.partition)
-            low, high = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S, cached=False)
+            low, high = patiently(partial(consumer.get_watermark_offsets, place, _TIMEOUT_S), timeout_s=_TIMEOUT_S)
             committed = entry.offset if entry.offset >= 0 else None
             standing[Partition(entry.topic, entry.partition)] = Standing(committed, low, high)
         self._next = self._stage.restore(standing)

@@ -17,10 +17,19 @@ BARRIER_FIELD = "barrier"
 # Stands in every bucket from the first start on, and for ever: a bucket without it has lost what it held.
 WHOLE_FIELD = "whole"
 
+_EMPTIED = "EMPTIED"
+REBUILD = "stop every ingest and run `driftloop replay --rebuild-join`. Until then labels wait in their topic"
+
 # Appends to each record the frames whose keys it does not hold yet, and answers with the records as
 # they were before: what they are now follows from that, so the caller need not be sent it. Many
 # records travel as one argument and as one answer, since clients are slow at long lists.
+#
+# A caller that takes the store for whole is refused by a bucket without its mark: what it appended to a store that
+# was emptied a moment ago would be found there by those who know of it.
 APPEND = f"""
+if ARGV[2] == '1' and redis.call('HEXISTS', KEYS[1], '{WHOLE_FIELD}') == 0 then
+  return redis.error_reply('{_EMPTIED} ' .. KEYS[1])
+end
 local given, fields, at = {{}}, {{}}, 1
 while at <= #ARGV[1] do
   fields[#fields + 1], given[#given + 1], at = struct.unpack('>c{FIELD_BYTES}I4c0', ARGV[1], at)
@@ -106,25 +115,31 @@ class RedisRecords:
         self._touched = {}
         self._run_ids = {}
 
-    def append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    def append(self, calls: Sequence[tuple[int, bytes]], *, whole: bool) -> list[bytes]:
         """Append to records: a bucket and the argument of the script a call; return each call's answer.
 
         Sending the same again appends nothing. The batch's first append remembers which run of the store it met.
+
+        Parameters
+        ----------
+        whole : whether the caller takes it that no bucket has lost what it held.
 
         Raises
         ------
         StoreRestarted
             The store no longer knows the script because it has been restarted since the first append.
+        StoreEmptied
+            It is not whole.
         """
         if not self._run_ids:
             self._run_ids = {name: self._run_id(shard) for name, shard in self._shards().items()}
             self._load()
         try:
-            return self._append(calls)
+            return self._append(calls, whole)
         except NoScriptError:
             # After a restart the script is gone, and nothing of this batch has been appended to the new run.
             self._load()
-            return self._append(calls)
+            return self._append(calls, whole)
 
     def barrier(self) -> None:
         """Wait until all that this batch has seen is on disk, in the store that its first append met.
@@ -187,7 +202,7 @@ class RedisRecords:
                 f"join store: not on disk after {BARRIER_TIMEOUT_MS} ms; look at its disk and its appendfsync setting"
             )
 
-    def _append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    def _append(self, calls: Sequence[tuple[int, bytes]], whole: bool) -> list[bytes]:
         pipelines: dict[str, tuple[Any, list[int]]] = {}
         shards = self._shards()
         for number, (bucket, blob) in enumerate(calls):
@@ -196,11 +211,11 @@ class RedisRecords:
             if name not in pipelines:
                 pipelines[name] = (shards[name].pipeline(transaction=False), [])
             pipeline, sent = pipelines[name]
-            pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob)
+            pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob, int(whole))
             sent.append(number)
         answers = [b""] * len(calls)
         for pipeline, sent in pipelines.values():
-            for number, answer in zip(sent, pipeline.execute(), strict=True):
+            for number, answer in zip(sent, _answers(pipeline), strict=True):
                 answers[number] = answer
         return answers
 
@@ -234,3 +249,13 @@ class RedisRecords:
             node = self._client.get_node_from_key(self._keys.join(bucket))  # type: ignore[no-untyped-call]
             return str(node.name)
         return ""
+
+
+def _answers(pipeline: Any) -> list[bytes]:
+    try:
+        answers: list[bytes] = pipeline.execute()
+    except redis.ResponseError as error:
+        if _EMPTIED in str(error):
+            raise StoreEmptied(f"join store: a bucket has lost its records; {REBUILD}") from error
+        raise
+    return answers

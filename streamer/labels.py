@@ -30,7 +30,7 @@ from streamer.join_records import (
     sole_prediction,
     unpack,
 )
-from streamer.join_script import RedisRecords, StoreEmptied, StoreNotDurable, StoreRestarted
+from streamer.join_script import REBUILD, RedisRecords, StoreEmptied, StoreNotDurable, StoreRestarted
 from streamer.state import Keys
 
 __all__ = [
@@ -317,10 +317,7 @@ class JoinStore:
         """
         self._records.barrier()
         if self._whole and (lost := self._records.lost(range(self._buckets))):
-            raise StoreEmptied(
-                f"join store: {len(lost)} of {self._buckets} buckets have lost their records; stop every ingest and "
-                f"run `driftloop replay --rebuild-join`. Until then labels wait in their topic"
-            )
+            raise StoreEmptied(f"join store: {len(lost)} of {self._buckets} buckets have lost their records; {REBUILD}")
 
     def join(self, entries: Sequence[PredictionEntry | LabelEntry]) -> JoinResult:
         """Append a batch's entries, given in log order, and return what they contribute.
@@ -389,7 +386,9 @@ class JoinStore:
         bundled = [(bucket, bundle) for bucket, bundles in by_bucket.items() for bundle in bundles if bundle]
         sent = [(bucket, b"".join([call.blob for _, call in bundle])) for bucket, bundle in bundled]
         held: list[dict[int, bytes]] = [{} for _ in parts]
-        for (_bucket, bundle), answer in zip(bundled, self._records.append(sent) if sent else (), strict=True):
+        for (_bucket, bundle), answer in zip(
+            bundled, self._records.append(sent, whole=self._whole) if sent else (), strict=True
+        ):
             if is_blank(answer):
                 continue
             found = iter(taken_apart(answer))

@@ -112,7 +112,6 @@ def configure_logging(*, level: str = "INFO", as_json: bool | None = None, strea
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(

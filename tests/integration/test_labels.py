@@ -20,7 +20,7 @@ from streamer.join_records import MAX_LABELS, grow, keyed, pack, position_of, un
 from streamer.join_records import StoredLabel as Label
 from streamer.join_records import StoredPrediction as Prediction
 from streamer.join_script import RedisRecords
-from streamer.labels import JoinStore, LabelEntry, PredictionEntry, StoreRestarted
+from streamer.labels import JoinStore, LabelEntry, PredictionEntry, StoreEmptied, StoreRestarted
 from streamer.local.ports import Ports
 from streamer.state import Keys
 from tests.streamer.stores import MemoryRecords
@@ -112,7 +112,7 @@ def test_the_script_does_what_the_double_does(server: Server, seed: int) -> None
         chosen = random.sample(fields, random.randrange(1, len(fields)))
         sent = calls(chosen, [random_payload(random) for _ in chosen], 3)
         batch = [(call.bucket, call.blob) for call in sent]
-        assert real.append(batch) == double.append(batch)
+        assert real.append(batch, whole=False) == double.append(batch, whole=False)
     assert max(len(unpack(record)) for record in double.records.values()) > MAX_LABELS
     for (bucket, field), record in double.records.items():
         assert server.client().hget(KEYS.join(bucket), field) == record
@@ -188,6 +188,17 @@ def test_a_record_is_gone_after_its_label_horizon(server: Server) -> None:
     past = int(time.time() * 1000) - 3_600_000
     assert store.join([prediction(0, expires_at_ms=past), prediction(1, "q")]).counted == [True, True]
     assert store.join([label(0), label(1, "q")]).parked == 1
+
+
+def test_a_store_that_was_emptied_refuses_those_who_have_not_noticed(server: Server) -> None:
+    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=False)
+    assert store.is_whole(new=True)
+    store.begin()
+    store.join([prediction(0)])
+    server.client().flushall()
+    with pytest.raises(StoreEmptied, match="rebuild-join"):
+        store.join([label(0)])
+    assert server.client().dbsize() == 0
 
 
 def wait_until_whole(server: Server) -> None:

@@ -50,7 +50,9 @@ def test_topics_have_the_partitions_and_settings_of_the_table(settings: Settings
 
 def test_what_is_past_its_retention_does_not_lie_in_one_segment_with_what_is_not(settings: Settings) -> None:
     resource = ConfigResource(ResourceType.TOPIC, settings.topic("partials"))
-    config = next(iter(admin(settings).describe_configs([resource]).values())).result()
+    # Kept: a client that is let go of answers nothing more.
+    client = admin(settings)
+    config = next(iter(client.describe_configs([resource]).values())).result()
     assert int(config["segment.ms"].value) * 4 == int(config["retention.ms"].value) == 86_400_000
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from streamer.join_records import EXPIRY_DIGITS, MAX_LABELS, MAX_PREDICTIONS
+from streamer.join_script import WHOLE_FIELD
 
 # A key, a field, and its value; None as a field deletes the key.
 Write = tuple[str, bytes | None, bytes]
@@ -66,7 +67,7 @@ class MemoryRecords:
     def lost(self, _buckets: Sequence[int]) -> list[int]:
         return []
 
-    def append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    def append(self, calls: Sequence[tuple[int, bytes]], *, whole: bool) -> list[bytes]:
         answers = []
         for bucket, blob in calls:
             answer = b""
@@ -180,9 +181,11 @@ class MemoryClient:
         self.server.on_disk = max(self.server.on_disk, min(self.written_up_to, len(self.server.log)))
         return [1, 0]
 
-    def _append(self, script: str, _keys: int, key: str, blob: bytes) -> bytes:
+    def _append(self, script: str, _keys: int, key: str, blob: bytes, whole: int) -> bytes:
         if script not in self.server.scripts:
             raise NoScriptError
+        if whole and (key, WHOLE_FIELD.encode()) not in self.server.hashes:
+            raise ResponseError(f"EMPTIED {key}")
         answer = b""
         for name, payload in sent(blob):
             old = self.server.hashes.get((key, name))

@@ -139,6 +139,20 @@ TestJoin = Join.TestCase
 TestJoin.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 
 
+def test_a_worker_that_has_not_noticed_the_loss_leaves_nothing_for_those_who_have() -> None:
+    join = Join()
+    join.label(id_="p0", part=0, truth="0", revision=0, ts=0, deleted=False)
+    join.empty(which=0, counts=(0, 0))
+    join.label(id_="p0", part=0, truth="0", revision=0, ts=0, deleted=False)
+    # The first of the two comes upon the loss; the second reads on in the store it began with.
+    join.work(which=0, counts=(0, 0), commit=True)
+    join.work(which=1, counts=(0, 1), commit=False)
+    join.predict(id_="p0", version="v1", origin="live", part=0, said="0", otherwise=False)
+    join.work(which=0, counts=(0, 0), commit=False)
+    join.work(which=0, counts=(1, 0), commit=True)
+    join.teardown()
+
+
 def test_the_world_holds_both_kinds_of_entries() -> None:
     world = World(Random(1))
     world.publish(50)

@@ -275,7 +275,7 @@ def _translated(
     context = ssl_context(properties)
     if context is not None:
         options["ssl_context"] = context
-    if scope == "consumer":
+    if scope != "producer":
         options.pop("max_request_size", None)
     return options
 

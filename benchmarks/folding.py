@@ -83,7 +83,7 @@ class _Unheard(RedisRecords):
         """Nothing is lost."""
         return []
 
-    def append(self, calls: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    def append(self, calls: Sequence[tuple[int, bytes]], *, whole: bool) -> list[bytes]:
         """Answer that no record was there."""
         return [b""] * len(calls)
 

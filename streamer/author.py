@@ -212,7 +212,15 @@ class Author:
                 self._publish_again(shard, watched)
 
     def _watch_silence(self, shard: Shard, now_ms: int) -> None:
-        """Page models whose events have stopped coming: time completes nothing of a stream at rest."""
+        """Page models whose events have stopped coming: time completes nothing of a stream at rest.
+
+        Silent is what has been read and brought nothing; what waits to be read or applied may well hold events.
+        """
+        counts, progress = shard.position.counts, shard.position.progress
+        places = _partitions(counts, [topic for topic in (self._predictions, self._features) if topic in counts])
+        if not places or not all(place in progress for place in places):
+            return
+        now_ms = min(now_ms, *(progress[place][2] for place in places))
         for name, watched in shard.models.items():
             model, record = self._catalog.model(name), watched.record
             if model is None or not record.newest_record_ms:

@@ -92,7 +92,7 @@ class Evaluate:
         stored = read_partitions(self._properties, self._state, owned)
         read_s = time.monotonic() - began
         for index in owned:
-            shard = self._shards[index] = restore_shard(index, stored.pop(index), self._catalog)
+            shard = self._shards[index] = restore_shard(index, stored.pop(index))
             for topic in self.topics:
                 partition = Partition(topic, index)
                 if partition not in standing:

@@ -50,7 +50,7 @@ def read_committed(settings: Settings, catalog: Catalog) -> Committed:
     found = Committed({}, {})
     stored = read_partitions(properties, settings.topic("state"), range(settings.internal_partitions))
     for index in range(settings.internal_partitions):
-        shard = restore_shard(index, stored.pop(index), catalog)
+        shard = restore_shard(index, stored.pop(index))
         found.ends[index] = {source: end for source, (_id, end, _read) in shard.position.progress.items()}
         for model, watched in shard.models.items():
             for key, pane in watched.panes.items():

@@ -361,11 +361,36 @@ def _messages(partial: Partial) -> Iterator[bytes]:
     Counts add up, so it does not matter how they are cut; progress, marks and tallies are said once.
     """
     value = _PACK.encode(partial)
-    if len(value) <= MAX_PARTIAL_BYTES or len(partial.increments) < 2:
+    if len(value) <= MAX_PARTIAL_BYTES:
         yield value
         return
-    half = len(partial.increments) // 2
-    yield from _messages(
-        Partial(ingest=partial.ingest, progress=[], partition_counts={}, increments=partial.increments[:half])
+    first, rest = _halves(partial.increments)
+    if not first:
+        yield value
+        return
+    yield from _messages(Partial(ingest=partial.ingest, progress=[], partition_counts={}, increments=first))
+    yield from _messages(msgspec.structs.replace(partial, increments=rest))
+
+
+def _halves(increments: list[Increment]) -> tuple[list[Increment], list[Increment]]:
+    """Cut increments into two that add up to them, a lone one by its slices; nothing first where that cannot be."""
+    half = len(increments) // 2
+    if half:
+        return increments[:half], increments[half:]
+    slices = [(key, vector) for each in increments for key, vector in each.performance.items()]
+    half = len(slices) // 2
+    if not half:
+        return [], increments
+    (whole,) = increments
+    first = Increment(
+        model=whole.model,
+        model_epoch=whole.model_epoch,
+        version=whole.version,
+        origin=whole.origin,
+        source=whole.source,
+        pane_start_ms=whole.pane_start_ms,
+        pane_ms=whole.pane_ms,
+        fingerprint=whole.fingerprint,
+        performance=dict(slices[:half]),
     )
-    yield from _messages(msgspec.structs.replace(partial, increments=partial.increments[half:]))
+    return [first], [msgspec.structs.replace(whole, performance=dict(slices[half:]))]

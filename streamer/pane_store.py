@@ -120,6 +120,8 @@ class _Stored(msgspec.Struct, array_like=True):
     outcomes: dict[str, bytes]
     offsets: list[tuple[str, str, int, int, int]]
     cells: list[tuple[bool, str, bytes]]
+    # Of the performance vectors: counts, or for a regression sums.
+    dtype: str
 
 
 _ENCODE = msgspec.msgpack.Encoder()
@@ -145,19 +147,19 @@ def encode_pane(pane: Pane) -> list[bytes]:
             for late, tally in ((False, pane.on_time), (True, pane.late))
             for fingerprint, sketch in tally.cells.items()
         ],
+        next((vector.dtype.str for vector in pane.performance.values()), ""),
     )
     raw = compress(_ENCODE.encode(stored))
     chunks = [raw[at : at + _PART_BYTES] for at in range(0, len(raw), _PART_BYTES)]
     return [_PARTS.pack(len(chunks)) + chunks[0], *chunks[1:]]
 
 
-def decode_pane(parts: Mapping[int, bytes], dtype: str) -> Pane:
+def decode_pane(parts: Mapping[int, bytes]) -> Pane:
     """Read a pane back.
 
     Parameters
     ----------
     parts : part's number → what was stored of it; parts past the pane's own, left by a larger one, are passed over.
-    dtype : of the model's performance vectors.
 
     Raises
     ------
@@ -174,7 +176,7 @@ def decode_pane(parts: Mapping[int, bytes], dtype: str) -> Pane:
         Tally(*stored.late),
         stored.sampled,
         stored.labelled,
-        {key: np.frombuffer(raw, dtype).copy() for key, raw in stored.performance.items()},
+        {key: np.frombuffer(raw, stored.dtype).copy() for key, raw in stored.performance.items()},
         {key: np.frombuffer(raw, EXPOSURE_DTYPE).copy() for key, raw in stored.exposures.items()},
         {key: np.frombuffer(raw, OUTCOME_DTYPE).copy() for key, raw in stored.outcomes.items()},
         {_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from streamer.catalog import Catalog, Model
+from streamer.catalog import Model
 from streamer.model_record import ModelRecord, Watched, decode_record, encode_record
 from streamer.pane_store import PaneKey, decode_pane, encode_pane
 from streamer.state_log import (
@@ -100,7 +100,7 @@ class Shard:
         return Record(topic, value, key=key.encode(), partition=self.index)
 
 
-def restore_shard(index: int, stored: dict[str, bytes], catalog: Catalog) -> Shard:
+def restore_shard(index: int, stored: dict[str, bytes]) -> Shard:
     """Build a shard from the newest value of each of its keys in the state topic; keys of no kind are let be.
 
     Raises
@@ -126,9 +126,8 @@ def restore_shard(index: int, stored: dict[str, bytes], catalog: Catalog) -> Sha
     for (name, epoch, pane), parts in panes.items():
         watched = shard.models.get(name)
         if watched is not None and watched.record.model_epoch == epoch:
-            model = catalog.model(name)
             with _naming(index, pane_key(name, epoch, pane, 0)):
-                watched.panes[pane] = decode_pane(parts, "<i8" if model is None else model.schema.dtype)
+                watched.panes[pane] = decode_pane(parts)
             shard.stored_parts[pane_key(name, epoch, pane, 0)] = max(parts) + 1
             watched.live_events += watched.panes[pane].events if pane.origin == "live" else 0
     return shard

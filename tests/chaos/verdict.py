@@ -56,7 +56,6 @@ class Findings(msgspec.Struct, kw_only=True):
 
 def settle(settings: Settings, patience_s: float) -> None:
     """Wait until what evaluate has committed reaches the end of every raw topic, in every partition of the models."""
-    catalog = recount.read_catalog(settings)
     ends = _raw_ends(settings)
     properties = librdkafka(settings.kafka.properties(), scope="consumer")
     left, progressed = sum(ends.values()) * settings.internal_partitions, time.monotonic()
@@ -65,7 +64,7 @@ def settle(settings: Settings, patience_s: float) -> None:
         behind = 0
         stored = read_partitions(properties, settings.topic("state"), range(settings.internal_partitions))
         for partition, values in stored.items():
-            shard = restore_shard(partition, values, catalog)
+            shard = restore_shard(partition, values)
             reached = {place: end for place, (_id, end, _read) in shard.position.progress.items()}
             behind += sum(max(end - reached.get(place, 0), 0) for place, end in ends.items())
         if behind < left:

@@ -76,10 +76,16 @@ def test_a_pane_comes_back_from_its_stored_parts(n: int, late: bool) -> None:
     pane = pane_of(folded(catalog, events), T0, late)
     pane.looked = "yes"
     parts = encode_pane(pane)
-    back = decode_pane(dict(enumerate(parts)), "<i8")
+    back = decode_pane(dict(enumerate(parts)))
     assert encode_pane(back) == parts
     assert back.events == n
     assert back.offsets == {SOURCE: (0, n - 1)}
+
+
+def test_a_regression_s_sums_come_back_as_the_numbers_they_were() -> None:
+    pane = Pane(performance={"": np.array([1.0, 2.5]), "plan=a": np.array([0.1, -3e9])})
+    back = decode_pane(dict(enumerate(encode_pane(pane))))
+    assert {key: vector.tolist() for key, vector in back.performance.items()} == {"": [1.0, 2.5], "plan=a": [0.1, -3e9]}
 
 
 def test_a_large_pane_is_stored_in_parts_small_enough_for_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +93,7 @@ def test_a_large_pane_is_stored_in_parts_small_enough_for_a_record(monkeypatch: 
     pane = pane_of(folded(catalog_of(config()), predictions(0, 100)), T0)
     parts = encode_pane(pane)
     assert len(parts) > 1
-    back = decode_pane(dict(enumerate(parts)), "<i8")
+    back = decode_pane(dict(enumerate(parts)))
     assert encode_pane(back) == parts
 
 

@@ -263,6 +263,28 @@ def test_a_flush_too_large_for_a_message_goes_in_several_and_time_passes_with_th
     assert [len(partial.marks) for partial in mine] == [0] * (len(mine) - 1) + [1]
 
 
+def test_one_pane_of_more_slices_than_a_message_holds_goes_in_several_that_add_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ingest, "MAX_PARTIAL_BYTES", 4_000)
+    feed = Feed()
+    ids = [f"p{number}" for number in range(30)]
+    plans = [{"age": 30, "plan": f"plan-{number}"} for number in range(30)]
+    feed.give(PREDICTIONS, *(prediction(prediction_id=i, features=f) for i, f in zip(ids, plans, strict=True)))
+    feed.give(LABELS, *(label(prediction_id=id_) for id_ in ids))
+    feed.ingest.prepare()
+    records = [record for record in feed.ingest.results(dict(feed.next)) if record.topic == "partials.v1"]
+    assert max(len(record.value) for record in records) <= 4_000
+    found = [msgspec.msgpack.decode(record.value, type=Partial) for record in records]
+    labels = [each for partial in found for each in partial.increments if each.performance]
+    assert len(labels) > 1
+    assert sorted(key for each in labels for key in each.performance) == [
+        "",
+        *sorted(f"plan=plan-{n}" for n in range(30)),
+    ]
+    assert sum(each.labelled for each in labels) == len(ids)
+
+
 def busy_traffic(random: Random) -> list[tuple[Partition, list[Any]]]:
     """Reads of some hundred events: versions, origins, failures, repeats, corrections, garbage, odd features."""
     reads: list[tuple[Partition, list[Any]]] = []

@@ -138,7 +138,7 @@ class StoppedAnywhere(RuleBasedStateMachine):
         try:
             for player in (self.whole, self.stopped):
                 player.commit()
-            restored = restore_shard(0, self.stopped.state, CATALOG)
+            restored = restore_shard(0, self.stopped.state)
             (whole,) = self.whole.evaluate._shards.values()
             assert held(restored) == held(whole)
             # What is gone, or has become smaller, leaves nothing behind.

@@ -78,3 +78,14 @@ def test_a_model_whose_events_stop_is_stale_until_they_come_again(monkeypatch: p
         player.tick()
     assert [line["event"] for line in lines if line["event"].startswith("stream_")] == ["stream_flows"]
     assert not player.evaluate._shards[0].models["churn"].record.stale
+
+
+def test_events_that_wait_to_be_read_are_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(catalog_of(config(time={"stale": "5m"})))
+    log.flush(predictions(0, 50))
+    player = Player(log, monkeypatch)
+    player.play()
+    # Ingest stands still, or evaluate is behind with what it has sent; commands are read to their end.
+    log.now_ms += 301_000
+    player.tick()
+    assert not player.evaluate._shards[0].models["churn"].record.stale

@@ -10,6 +10,7 @@ import numpy as np
 
 from streamer.arrow_batches import Batch, BoolArray, Column
 from streamer.arrow_rows import ArrowRows
+from streamer.arrow_stream import Malformed
 from streamer.catalog import Catalog, Model
 from streamer.decode import (
     MAX_EVENT_BYTES,
@@ -29,6 +30,8 @@ Fault = tuple[str, str]
 
 # A few bytes of Arrow may be many of JSON: so much of one message's wrong rows is kept.
 MAX_BURIED_BYTES = 16_000_000
+# With more wrong rows than this a message is put aside whole: a row of few bytes would be a dead letter of many.
+MAX_BURIED_ROWS = 1_000
 _MAX_IDENTIFIER = 200
 _BUCKETS = 1_000
 _ORIGINS = frozenset({None, "live", "shadow", "backfill"})
@@ -53,6 +56,11 @@ def sorted_out(batch: Batch, catalog: Catalog, place: Places, max_future_ms: int
     Parameters
     ----------
     place : where the message stands.
+
+    Raises
+    ------
+    Malformed
+        More than `MAX_BURIED_ROWS` of the rows are wrong.
 
     Notes
     -----
@@ -123,11 +131,18 @@ def _unusable(batch: Batch, model: Model) -> BoolArray | None:
 
 
 def _faulty(batch: Batch, catalog: Catalog, rows: Sequence[int], limit_ms: int, max_future_ms: int) -> Iterator[Buried]:
-    kept = 0
+    kept = wrong = 0
     for row, raw in batch.documents(rows):
         fault = _fault(raw, batch.kind, catalog, limit_ms - max_future_ms, max_future_ms)
         if fault is not None:
-            kept += len(raw)
+            kept, wrong = kept + len(raw), wrong + 1
+            if wrong > MAX_BURIED_ROWS:
+                reason, field = fault
+                raise Malformed(
+                    f"got more than {MAX_BURIED_ROWS} rows that cannot be counted, row {row} among them ({reason}); "
+                    "nothing of the message was counted: send it again once they are right",
+                    field,
+                )
             yield Buried(row, raw if kept <= MAX_BURIED_BYTES else None, fault)
 
 

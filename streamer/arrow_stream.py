@@ -131,6 +131,9 @@ def _known(table: pa.Table, kind: Kind) -> pa.Table:
             raise Malformed(f"got {count} columns of this name, wanted one", name)
         if required and not count:
             raise Malformed(f"missing: got no {name}, wanted a column of {WANTED[form]}", name)
+        if required and count and pa.types.is_null(table.schema.field(name).type):
+            # It would cost no byte a row.
+            raise Malformed(f"got a column of nulls, wanted one of {WANTED[form]}", name)
         if count:
             _check(table.schema.field(name), form, len(table))
     return table.select([name for name in names if name in known])

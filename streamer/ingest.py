@@ -203,16 +203,16 @@ class Ingest:
 
     def _read_many(self, read: Read, at: int) -> None:
         """Read a message of many events."""
+        place = read.places.take(np.array([at]))
         try:
             events = read_batch(read.values[at], read.kind)
+            rows, buried = sorted_out(events, self._catalog, place, self._settings.worker.max_future_ms)
         except Malformed as malformed:
             telemetry.EVENTS.labels(read.kind).inc()
             self._bury(read, at, malformed.fault)
             return
         self._rows += len(events)
         telemetry.EVENTS.labels(read.kind).inc(len(events))
-        place = read.places.take(np.array([at]))
-        rows, buried = sorted_out(events, self._catalog, place, self._settings.worker.max_future_ms)
         if len(rows):
             self._take(read.kind, rows)
         for each in buried:

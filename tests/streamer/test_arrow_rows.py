@@ -221,6 +221,21 @@ def test_what_is_kept_of_wrong_rows_has_an_end(monkeypatch: pytest.MonkeyPatch) 
     assert [dict(record.headers)["row"] for record in dead] == [b"0", b"1", b"2", b"3", b"4"]
 
 
+def test_a_batch_of_too_many_wrong_rows_is_put_aside_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.arrow_checks.MAX_BURIED_ROWS", 3)
+    for wrong, letters, counted in ((3, 3, 2), (4, 1, 0)):
+        feed = Feed()
+        events = [prediction(prediction_id=f"p{n}", model="nobody" if n < wrong else "churn") for n in range(wrong + 2)]
+        feed.give(PREDICTIONS, arrow_of(events))
+        partial, dead = feed.flush()
+        assert len(dead) == letters
+        assert sum(each.events for each in partial.increments) == counted
+    (letter,) = dead
+    headers = dict(letter.headers)
+    assert (headers["field"], letter.value) == (b"model", arrow_of(events))
+    assert headers["reason"].startswith(b"got more than 3 rows that cannot be counted, row 3 among them (model: got")
+
+
 def test_an_empty_batch_counts_nothing() -> None:
     feed = Feed()
     whole = read(arrow_of([prediction()]), "predictions")

@@ -181,7 +181,12 @@ class Outbox:
         self._closed = self._resting = False
         self._spool_missing = self._open_spool is not None and spool is None
         self._sender = Sender(
-            self._connect, self._queue, size=self._size, spool=spool, connected=_close_outboxes_first_at_exit
+            self._connect,
+            self._queue,
+            size=self._size,
+            taken=lambda: self._taken,
+            spool=spool,
+            connected=_close_outboxes_first_at_exit,
         )
 
     def _start_over_in_child(self) -> None:

@@ -56,7 +56,7 @@ class Sender:
     """Sends what is in a queue. All of it is the sending thread's but `counts`, which anybody may read.
 
     The order is that of the queue: first what is in memory, then what is in the spool, then the queue. With Kafka
-    away, or the queue half full, the queue goes to the spool; what Kafka's client holds goes there too, since a
+    away, or half of `size` in memory, the queue goes to the spool; what Kafka's client holds goes there too, since a
     crash would lose it, and stays with the client. A client that gives messages up is replaced, and all that was
     not acknowledged is sent again in its order.
 
@@ -65,6 +65,7 @@ class Sender:
     connect : makes the client; raises NotReadyError while Kafka is away.
     queue : callers append at its end.
     size : how many events may be in memory.
+    taken : returns how many events were put into the queue so far.
     spool : None where there is none.
     connected : called once a client has been made.
     """
@@ -75,6 +76,7 @@ class Sender:
         queue: deque[Entry],
         *,
         size: int,
+        taken: Callable[[], int],
         spool: Spool | None,
         connected: Callable[[], None],
     ) -> None:
@@ -82,10 +84,13 @@ class Sender:
         self._connect = connect
         self._connected = connected
         self._queue = queue
+        self._taken = taken
         self._spool = spool
         self._half = size // 2
-        # A spool is of no use to events that are all with the client.
-        self._window = min(_WINDOW, size if spool is None else max(1, self._half))
+        # A spool is of no use to events that are all with the client. An entry may be a quarter of the queue, and the
+        # last one handed over goes beyond the window: together they stay below the half that sends the queue there.
+        self._quarter = max(1, size // 4)
+        self._window = min(_WINDOW, size if spool is None else self._quarter)
         self._ready: deque[_Held] = deque()
         self._awaited: dict[int, _Held] = {}
         self._number = 0
@@ -255,9 +260,9 @@ class Sender:
         """Write to the spool what should not be in memory alone any more."""
         if self._spool is None:
             return
-        if away:
+        if away or self._spool.unread or self._taken() - self._gone > self._half:
+            # First, so that the order in the file is the order they were logged in.
             self._copy_to_spool()
-        if away or self._spool.unread or len(self._queue) > self._half:
             self._queue_to_spool()
 
     def _copy_to_spool(self) -> None:
@@ -272,7 +277,7 @@ class Sender:
         kept: list[_Held] = []
         waiting = deque(alone)
         while waiting:
-            batch = _next_frame(waiting, lambda held: held.entry)
+            batch = self._next_frame(waiting, lambda held: held.entry)
             frame = self._append([held.entry for held in batch], read=True)
             if frame is None:
                 break
@@ -284,7 +289,7 @@ class Sender:
 
     def _queue_to_spool(self) -> None:
         while self._queue:
-            entries = _next_frame(self._queue, lambda entry: entry)
+            entries = self._next_frame(self._queue, lambda entry: entry)
             if self._append(entries) is None:
                 self._queue.extendleft(reversed(entries))
                 return
@@ -301,12 +306,13 @@ class Sender:
             self._spool_at = self._now + _AWAY_S
             return None
 
-
-def _next_frame(waiting: deque[_T], entry_of: Callable[[_T], Entry]) -> list[_T]:
-    """Take as many from the left as one frame should hold."""
-    taken: list[_T] = []
-    size = 0
-    while waiting and len(taken) < _TURN and size < _FRAME_BYTES:
-        taken.append(waiting.popleft())
-        size += len(entry_of(taken[-1]).body)
-    return taken
+    def _next_frame(self, waiting: deque[_T], entry_of: Callable[[_T], Entry]) -> list[_T]:
+        """Take as many from the left as one frame should hold: read again, it must leave room for what comes."""
+        taken: list[_T] = []
+        size = events = 0
+        while waiting and len(taken) < _TURN and size < _FRAME_BYTES and events < self._quarter:
+            taken.append(waiting.popleft())
+            entry = entry_of(taken[-1])
+            size += len(entry.body)
+            events += entry.events
+        return taken

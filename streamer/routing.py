@@ -174,10 +174,11 @@ class SplitReader:
     def _load_first(self, model: str) -> None:
         with self._lock:
             if model not in self._splits:
-                self._splits[model] = None
                 # With Redis known to be away there is nothing to wait for: the background reads it later.
                 if not self._down:
                     self._read([model])
+                # Known from here on, and not before: others who ask meanwhile wait for the same answer.
+                self._splits.setdefault(model, None)
 
     def _read(self, models: list[str]) -> None:
         started = time.monotonic()
@@ -205,7 +206,7 @@ class SplitReader:
         except msgspec.MsgspecError as error:
             log.error("driftloop: the split of %s stays as it is, its document is not valid: %s", model, error)
             return
-        known = self._splits[model]
+        known = self._splits.get(model)
         another = source != "" and self._logs.get(model, source) != source
         if another:
             log.warning("driftloop: the split of %s is of another Kafka than before: taken as it is", model)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -89,6 +90,7 @@ class FakeRedis:
     def __init__(self) -> None:
         self.documents: dict[str, bytes] = {}
         self.silent = False
+        self.pause_s = 0.0
         self.reads = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -132,6 +134,7 @@ class FakeRedis:
         if words[0] != "MGET":
             return b"+OK\r\n"
         self.reads += 1
+        time.sleep(self.pause_s)
         documents = [self.documents.get(key) for key in words[1:]]
         texts = (b"$-1\r\n" if text is None else b"$%d\r\n%s\r\n" % (len(text), text) for text in documents)
         return b"*%d\r\n" % len(documents) + b"".join(texts)
@@ -172,6 +175,16 @@ def test_the_first_question_reads_the_split_and_later_ones_are_kept_fresh(
     assert reader.choose("flight_delay", "x").version == "7"
     _publish(server, _rollout(100, epoch=4))
     _until(lambda: reader.choose("flight_delay", "x").version == "8")
+
+
+def test_all_who_ask_first_at_once_wait_for_the_answer(server: FakeRedis) -> None:
+    _publish(server, _rollout(0))
+    server.pause_s = 0.2
+    reader = SplitReader(server.url, "ns", max_age_s=60, timeout_s=10)
+    with ThreadPoolExecutor(3) as pool:
+        versions = list(pool.map(lambda _: reader.choose("flight_delay", "x").version, range(3)))
+    assert (versions, server.reads) == (["7"] * 3, 1)
+    reader.close()
 
 
 def test_later_questions_are_answered_from_memory(server: FakeRedis) -> None:

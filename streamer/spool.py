@@ -66,7 +66,7 @@ class Spool:
     Raises
     ------
     SpoolError
-        When another process uses the file, it cannot be opened, or it is none of driftloop's.
+        When another process uses the file, it cannot be opened or written, or it is none of driftloop's.
 
     Notes
     -----
@@ -83,8 +83,12 @@ class Spool:
         self.torn = self.left = self.unread = 0
         try:
             self._recover()
-        except BaseException:
+        except BaseException as error:
             os.close(self._file)
+            if isinstance(error, OSError):
+                raise SpoolError(
+                    f"spool: {path} cannot be used: {error.strerror or error}; make room, or give another path"
+                ) from error
             raise
 
     def append(self, entries: Sequence[Entry], *, read: bool = False) -> Frame:

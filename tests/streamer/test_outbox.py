@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -398,6 +399,25 @@ def test_a_forked_child_does_without_its_parents_spool_and_says_so(tmp_path: Pat
     outbox.put(_entries("parent"))
     assert outbox.close(5).sent == 1
     assert not path.exists()
+
+
+def test_a_forked_child_whose_spool_has_no_room_sends_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    outbox = Outbox(FakeTransport, size=10, open_spool=_spooling(path))
+    child = os.fork()
+    if child == 0:
+
+        def refuse(*_: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        # In its place the child would make a file of its own.
+        path.unlink()
+        os.pwrite = refuse
+        outbox.put(_entries("child"))
+        good = outbox.close(5) == CloseReport(sent=1, failed=0, dropped=0, unsent=0)
+        os._exit(0 if good else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    outbox.close(1)
 
 
 def test_a_spool_in_use_is_an_error_at_once(tmp_path: Path) -> None:

@@ -188,6 +188,28 @@ def test_a_file_of_somebody_elses_is_left_alone(path: Path) -> None:
         Spool(path / "no" / "such", max_bytes=MAX)
 
 
+@pytest.mark.parametrize(("call", "left_over"), [("pwrite", False), ("fchmod", False), ("ftruncate", True)])
+def test_a_disk_that_refuses_at_the_start_is_an_error_that_names_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str, left_over: bool
+) -> None:
+    if left_over:
+        spool = Spool(path, max_bytes=MAX)
+        spool.append(_entries("a"))
+        spool.abandon()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(SpoolError, match=f"{path} cannot be used: No space left on device; make room, or give another"):
+        Spool(path, max_bytes=MAX)
+    monkeypatch.undo()
+    # Let go of: it can be used once there is room, and what was in it is still there.
+    spool = Spool(path, max_bytes=MAX)
+    assert _all(spool) == (["a"] if left_over else [])
+    spool.close()
+
+
 def test_a_full_disk_refuses_and_leaves_the_file_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(path, max_bytes=MAX)
     spool.append(_entries("a"))

@@ -36,6 +36,14 @@ class ClientSettings(msgspec.Struct, kw_only=True):
     spool: str | os.PathLike[str] | None
     spool_bytes: int
 
+    def __repr__(self) -> str:
+        """Return what may be in a log: of Kafka and Redis the keys alone, since values and addresses hold passwords."""
+        return (
+            f"ClientSettings(servers={self.servers!r}, namespace={self.namespace!r}, kafka={sorted(self.kafka)},"
+            f" redis={sorted(self.redis)}, queue_size={self.queue_size}, transport={self.transport!r},"
+            f" spool={self.spool!r}, spool_bytes={self.spool_bytes})"
+        )
+
 
 def client_settings(given: Mapping[str, Any]) -> ClientSettings:
     """Return what the configuration in force says, under what is given.

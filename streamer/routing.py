@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from streamer.addresses import checked_redis_url
 from streamer.events import Deployment
 from streamer.redis_clients import options as redis_options
 from streamer.state import Keys, log_of_split
@@ -98,6 +99,11 @@ class SplitReader:
     max_age_s : how old a split may become before it is read again.
     timeout_s : how long one step of talking to Redis may take: connecting, then reading.
 
+    Raises
+    ------
+    ValueError
+        When the address cannot be one; the message does not repeat it, for its password's sake.
+
     Notes
     -----
     Safe to share between threads. After a fork the child starts its own reading at its first question.
@@ -112,6 +118,10 @@ class SplitReader:
         max_age_s: float = 1.0,
         timeout_s: float = 0.5,
     ) -> None:
+        try:
+            checked_redis_url(redis_url)
+        except ValueError as error:
+            raise ValueError(f"redis_url: {error}") from None
         self._keys = Keys(namespace)
         self._max_age_s = max_age_s
         self._redis = redis.Redis.from_url(

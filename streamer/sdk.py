@@ -72,6 +72,8 @@ class Client:
 
     Raises
     ------
+    ValueError
+        When an argument cannot be; the message names it, without Redis' address, which may hold a password.
     streamer.kafka_clients.KafkaPropertyError
         When a Kafka property is not known or not valid.
     streamer.spool.SpoolError
@@ -117,6 +119,8 @@ class Client:
         if spool_bytes < _LEAST_SPOOL_BYTES:
             raise ValueError(f"spool_bytes: got {spool_bytes}, wanted at least {_LEAST_SPOOL_BYTES}")
         self._batches = BatchEncoding(batch_format, queue_size)
+        # Before the outbox, which holds the spool: a wrong address must not keep that locked.
+        self._splits = SplitReader(redis_url, namespace, options=redis) if redis_url is not None else None
         properties = {"bootstrap.servers": bootstrap_servers, **(kafka or {})}
         self._outbox = Outbox(
             _connector(properties, transport),
@@ -124,7 +128,6 @@ class Client:
             on_drop=on_drop,
             open_spool=None if spool is None else partial(Spool, Path(spool), max_bytes=spool_bytes),
         )
-        self._splits = SplitReader(redis_url, namespace, options=redis) if redis_url is not None else None
         prefix = f"{namespace}." if namespace else ""
         self._predictions, self._features, self._labels = (
             f"{prefix}{topic}.v1" for topic in ("predictions", "features", "labels")

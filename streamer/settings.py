@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +29,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from streamer.addresses import checked_redis_url
 from streamer.durations import Duration
 from streamer.telemetry import redact
 
@@ -41,21 +41,7 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message says which file, key and value, and what is allowed."""
 
 
-def _redis_url(url: str) -> str:
-    """Refuse what Redis's client would fail on at its first use."""
-    wanted = "wanted redis://host:6379/0, rediss://… or unix://…"
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        # Not what it says: where a password has a "/" in it, that would be half of it.
-        raise ValueError(f"its port is no number (a / or # in a password is written %2F, %23); {wanted}") from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(wanted)
-    return url
-
-
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
 
 
 # What is read elsewhere: by the command line, the embedded stack and docker-compose.yaml.

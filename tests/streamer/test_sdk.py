@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from streamer import sdk
 from streamer.arrow_schema import is_batch
+from streamer.client_settings import client_settings
 from streamer.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.kafka_clients import KafkaPropertyError
@@ -214,6 +216,23 @@ def test_a_wrong_setting_is_refused_at_once() -> None:
         Client(kafka={"lingerms": 5})
     with pytest.raises(ValueError, match="transport: got 'fast'"):
         Client(transport="fast")  # type: ignore[arg-type]
+
+
+def test_no_secret_is_in_a_message_or_a_repr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"redis_url: its port is no number \(a / or # in a password") as refused:
+        Client(redis_url="redis://:se/cret@host:6379/0", spool=tmp_path / "spool")
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "'se'" not in shown
+    # It held nothing open: another client may have the spool.
+    Client(redis_url=None, spool=tmp_path / "spool").close(0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRIFTLOOP_KAFKA", '{"sasl.password": "hush", "sasl.username": "me"}')
+    monkeypatch.setenv("DRIFTLOOP_REDIS__URL", "redis://:hush@host:6379/0")
+    monkeypatch.setenv("DRIFTLOOP_REDIS__PASSWORD", "hush")
+    found = client_settings({})
+    assert found.kafka["sasl.password"] == found.redis["password"] == "hush"
+    assert "hush" not in repr(found)
+    assert "sasl.password" in repr(found)
 
 
 def _made(

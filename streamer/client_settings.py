@@ -58,9 +58,9 @@ def client_settings(given: Mapping[str, Any]) -> ClientSettings:
         When a file or a variable cannot be read, or says what cannot be; the message names it.
     """
     document = _document()
-    kafka = {**document.get("kafka", {}), **_kafka_variable()}
-    redis = {**document.get("redis", {}), **_redis_variables()}
-    own = {**document.get("sdk", {}), **_own_variables()}
+    kafka = {**document.get("kafka", {}), **_table("DRIFTLOOP_KAFKA")}
+    redis = {**document.get("redis", {}), **_table("DRIFTLOOP_REDIS"), **_redis_variables()}
+    own = {**document.get("sdk", {}), **_table("DRIFTLOOP_SDK"), **_own_variables()}
     for key in own:
         if key not in _OWN:
             raise ValueError(f"sdk.{key}: there is no such key; [sdk] and {_PREFIX}… have {', '.join(_OWN)}")
@@ -87,17 +87,18 @@ def _document() -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"DRIFTLOOP_CONFIG: got {str(path)!r}, wanted a TOML file: {error}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        variable = "DRIFTLOOP_CONFIG: " if named else ""
+        raise ValueError(f"{variable}{path}: wanted a TOML file: {error}") from error
 
 
-def _kafka_variable() -> dict[str, object]:
-    text = os.environ.get("DRIFTLOOP_KAFKA", "{}")
+def _table(variable: str) -> dict[str, object]:
+    """Read a variable that holds a whole table."""
     try:
-        return msgspec.json.decode(text, type=dict[str, object])
+        return msgspec.json.decode(os.environ.get(variable, "{}"), type=dict[str, object])
     except msgspec.MsgspecError as error:
         # The value is not repeated: it may hold a password.
-        raise ValueError(f"DRIFTLOOP_KAFKA: wanted a JSON object of Kafka's properties: {error}") from error
+        raise ValueError(f"{variable}: wanted a JSON object of the table's keys: {error}") from error
 
 
 def _redis_variables() -> dict[str, object]:

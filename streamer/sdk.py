@@ -147,9 +147,10 @@ class Client:
         """Make a client from what the service itself is configured by.
 
         The file that DRIFTLOOP_CONFIG names, else config/driftloop.toml where there is one (`namespace`,
-        `[kafka]`, `[redis]` and `[sdk]` of it), then DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA (JSON),
-        DRIFTLOOP_REDIS__URL, __USERNAME, __PASSWORD, __SSL_CA_CERTS, __SSL_CERTFILE and __SSL_KEYFILE, and
-        DRIFTLOOP_SDK__QUEUE_SIZE, __TRANSPORT, __SPOOL and __SPOOL_BYTES. An argument wins over both.
+        `[kafka]`, `[redis]` and `[sdk]` of it), then DRIFTLOOP_NAMESPACE, DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS and
+        DRIFTLOOP_SDK (each a table as JSON), then DRIFTLOOP_REDIS__URL, __USERNAME, __PASSWORD, __SSL_CA_CERTS,
+        __SSL_CERTFILE and __SSL_KEYFILE, and DRIFTLOOP_SDK__QUEUE_SIZE, __TRANSPORT, __SPOOL and __SPOOL_BYTES.
+        An argument wins over all of them.
 
         Raises
         ------

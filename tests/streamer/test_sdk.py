@@ -23,6 +23,7 @@ from streamer.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.kafka_clients import KafkaPropertyError
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns
+from streamer.settings import load_settings
 from streamer.singles import singles
 
 T0 = 1_700_000_000_000
@@ -294,6 +295,28 @@ def test_the_sdks_own_keys_come_from_the_file_the_environment_and_the_call(
         _made(monkeypatch, {"DRIFTLOOP_SDK__SPOL": "/x"})
 
 
+def test_a_table_as_json_counts_more_than_the_file_and_less_than_a_variable_of_its_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "driftloop.toml"
+    config.write_text('[redis]\nurl = "redis://f"\nusername = "f"\n[sdk]\nqueue_size = 5\nspool = "/file"\n')
+    variables = {
+        "DRIFTLOOP_CONFIG": str(config),
+        "DRIFTLOOP_REDIS": '{"url": "redis://json", "password": "json"}',
+        "DRIFTLOOP_SDK": '{"queue_size": 6, "spool_bytes": 20000000}',
+        "DRIFTLOOP_SDK__SPOOL_BYTES": "30000000",
+    }
+    got = _made(monkeypatch, variables)
+    assert (got["redis_url"], got["redis"]) == ("redis://json", {"username": "f", "password": "json"})
+    assert (got["queue_size"], got["spool"], got["spool_bytes"]) == (6, "/file", 30_000_000)
+    worker = load_settings()
+    assert worker.redis.url == got["redis_url"]
+    assert (worker.sdk.queue_size, str(worker.sdk.spool), worker.sdk.spool_bytes) == (6, "/file", 30_000_000)
+    assert _made(monkeypatch, variables | {"DRIFTLOOP_REDIS__URL": "redis://e"})["redis_url"] == "redis://e"
+    with pytest.raises(ValueError, match=r"sdk\.spol: there is no such key"):
+        _made(monkeypatch, {"DRIFTLOOP_SDK": '{"spol": "/x"}'})
+
+
 def test_without_a_file_named_the_one_in_its_place_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "driftloop.toml").write_text('namespace = "here"')
@@ -307,8 +330,15 @@ def test_an_environment_that_cannot_be_read_is_named_and_not_repeated(
     with pytest.raises(ValueError, match="DRIFTLOOP_KAFKA: wanted a JSON object") as refused:
         _made(monkeypatch, {"DRIFTLOOP_KAFKA": '{"sasl.password": "hush"'})
     assert "hush" not in str(refused.value)
-    with pytest.raises(ValueError, match="DRIFTLOOP_CONFIG: got '/nowhere', wanted a TOML file"):
+    with pytest.raises(ValueError, match="DRIFTLOOP_REDIS: wanted a JSON object") as refused:
+        _made(monkeypatch, {"DRIFTLOOP_REDIS": '{"password": "hush"'})
+    assert "hush" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"^DRIFTLOOP_CONFIG: /nowhere: wanted a TOML file"):
         _made(monkeypatch, {"DRIFTLOOP_CONFIG": "/nowhere"})
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "driftloop.toml").write_bytes(b"[redis")
+    with pytest.raises(ValueError, match=r"^config/driftloop\.toml: wanted a TOML file: "):
+        _made(monkeypatch, {}, tmp_path)
 
 
 CORE_ONLY = textwrap.dedent(

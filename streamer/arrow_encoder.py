@@ -21,7 +21,7 @@ from streamer.routing import UNKNOWN_VERSION
 
 # Below what producers send and topics take if nobody says otherwise, a million bytes, with room for the headers.
 MAX_BATCH_BYTES = 900_000
-# The reader takes no more (`streamer.arrow_stream`).
+# Half of what the reader takes (`streamer.arrow_stream`).
 MAX_BATCH_ROWS = 50_000
 MAX_BATCH_CELLS = 2_000_000
 

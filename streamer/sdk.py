@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import uuid_utils
 
 from streamer.arguments import checked_features, checked_label, checked_prediction, encoded, identifier, name
 from streamer.batch_encoding import BatchEncoding, BatchFormat
-from streamer.batches import LabelColumns, PredictionColumns
+from streamer.batches import LabelColumns, PredictionColumns, now_ms
 from streamer.client_settings import (
     DEFAULT_QUEUE_SIZE,
     DEFAULT_REDIS,
@@ -234,7 +233,7 @@ class Client:
             Prediction(
                 prediction_id=str(uuid_utils.uuid7()) if prediction_id is None else str(prediction_id),
                 model=model,
-                ts=_now_ms() if ts_ms is None else ts_ms,
+                ts=now_ms() if ts_ms is None else ts_ms,
                 version=choice.version if choice is not None else UNKNOWN_VERSION if version is None else version,
                 features=features,  # type: ignore[arg-type]  # a mapping becomes a dict when it is checked
                 prediction=prediction,
@@ -267,7 +266,7 @@ class Client:
         event = checked_features(
             FeatureLog(
                 model=model,
-                ts=_now_ms() if ts_ms is None else ts_ms,
+                ts=now_ms() if ts_ms is None else ts_ms,
                 features=features,  # type: ignore[arg-type]
                 version=UNKNOWN_VERSION if version is None else version,
                 prediction_id=None if prediction_id is None else str(prediction_id),
@@ -316,7 +315,7 @@ class Client:
             Label(
                 prediction_id=prediction_id,  # type: ignore[arg-type]
                 model=model,
-                ts=_now_ms() if ts_ms is None else ts_ms,
+                ts=now_ms() if ts_ms is None else ts_ms,
                 label=label,
                 value=value,
                 revision=revision,
@@ -409,7 +408,3 @@ def _entries(topic: str, events: Sequence[Prediction | Label]) -> list[Entry]:
 
 def _batch_entries(topic: str, pieces: Iterable[tuple[bytes, int]]) -> list[Entry]:
     return [Entry(topic, None, body, BATCH_HEADERS, events) for body, events in pieces]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -23,12 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Curve, Figure, figure
+from monitors.panes import Boundaries
 from monitors.profile import ReferenceProfile, build_profile
 from monitors.sketch import encode_pairs
 from streamer import kafka_clients, topics
 from streamer.catalog import Model, describe
 from streamer.events import Increment, PaneOffsets
 from streamer.local.stack import Stack, environment_of
+from streamer.model_record import Watched
 from streamer.models import parse_model
 from streamer.pane_store import PaneKey
 from streamer.partitioning import partition_of
@@ -183,6 +185,7 @@ def _store(
             watched.record.clock.observe(("predictions.v1", 0), start_ms, start_ms)
             increment = _increment(model, profile, drawn[pane % _DRAWN], start_ms, events)
             watched.add(PaneKey("1", "live", _PANE_MS, start_ms), increment, late=False, dtype=model.schema.dtype)
+        _look(watched)
         for _ in range(rewrites):
             producer.begin_transaction()
             for record in shard.changes(settings.topic("state")):
@@ -194,6 +197,13 @@ def _store(
         # What is stored need not be held here as well.
         watched.panes.clear()
     return bytes_, records
+
+
+def _look(watched: Watched) -> None:
+    """Take every pane for looked at, as it was when it completed: a restart does not look again."""
+    clock = watched.record.clock
+    clock.complete = Boundaries(done_ms=clock.complete.crossings[-1][0])
+    clock.mature = Boundaries(done_ms=clock.mature.crossings[-1][0])
 
 
 def _draw(profile: ReferenceProfile, events: int) -> Iterator[bytes]:

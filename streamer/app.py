@@ -68,6 +68,7 @@ class Worker:
                 self.catalog,
                 consumer_properties=kafka_clients.librdkafka(self.settings.kafka.properties(), scope="consumer"),
                 show=self.live.show,
+                alive=lambda: self.steps["evaluate"].beat(),
                 topic_ids=ids,
             )
             self.live.reads(ids)

@@ -52,12 +52,14 @@ class Evaluate:
         consumer_properties: dict[str, str],
         show: Callable[[Iterable[Shard]], Iterable[tuple[Shard, Watched, Exception]]],
         topic_ids: Mapping[str, str] | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._properties = consumer_properties
         self._show = show
         self._topic_ids = topic_ids or {}
+        self._alive = alive
         self._partials = settings.topic("partials")
         self._commands = settings.topic("commands")
         self._state = settings.topic("state")
@@ -223,6 +225,8 @@ class Evaluate:
             if watched is None or watched.record.clock.waits_until_ms is None or self._catalog.model(name) is None:
                 continue
             self._guarded(shard, name, [act])
+            # Looks of many panes at once, as after a long absence, are no silence.
+            self._alive()
             shard.waiting.until(name, watched.record.clock.waits_until_ms, latest)
 
     def _add(self, increment: Increment, model: Model, watched: Watched) -> None:

@@ -225,8 +225,12 @@ class TransactionalStep:
         finally:
             self._consumer.close()
 
-    def _once(self) -> None:
+    def beat(self) -> None:
+        """Note that the loop goes on: a stage with much to do in one turn says so as it goes along."""
         self.beat_s = time.monotonic()
+
+    def _once(self) -> None:
+        self.beat()
         messages = self._consumer.consume(self._batch, self._poll_s)
         if self._failure is not None:
             raise self._failure

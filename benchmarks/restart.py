@@ -292,9 +292,7 @@ def _free_port() -> int:
 def _until_assigned(process: subprocess.Popen[bytes], log: Path) -> list[dict[str, Any]]:
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline and process.poll() is None:
-        events = [
-            _line(line) for line in log.read_bytes().splitlines() if line.startswith(b"{") and line.endswith(b"}")
-        ]
+        events = [_line(line) for line in log.read_bytes().splitlines() if b"{" in line and line.endswith(b"}")]
         if sum(event["event"] == "assigned" and event["partitions"] > 0 for event in events) >= 2:
             return events
         time.sleep(0.1)

@@ -22,6 +22,7 @@ from streamer.checks import Check
 from streamer.settings import Settings, config_path, unknown_variables
 from streamer.state import Keys
 from streamer.topic_reader import ReadError
+from streamer.transaction_checks import transactions
 from streamer.view import LiveView, ViewError
 
 # A worker beats every second; one silent for longer is gone, or its machine is.
@@ -52,6 +53,7 @@ def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
         ("kafka disks", lambda: log_checks.room(settings)),
         ("topics", lambda: _topics(settings)),
         ("offsets", lambda: log_checks.offsets(settings)),
+        ("transactions", lambda: transactions(settings, now_ms)),
         ("dead letters", lambda: log_checks.dead_letters(settings, now_ms)),
     ]
     for name, check in of_kafka:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,13 @@ BROKER_SETTINGS = {
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
 }
+
+# While the controller is alone no broker can be alive.
+_DEAD_SOON = {"broker.session.timeout.ms": "500", "broker.heartbeat.interval.ms": "100"}
+_TELL_OF_BROKERS = "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.controller=info"
+_ACTIVE = "Activated periodic tasks"
+# What the controller's log says of a broker's registrations, of which the last holds; 0 is "as it was".
+_FENCED = re.compile(r"BrokerRecord\(.*\bfenced=(true|false)|BrokerRegistrationChangeRecord\(.*\bfenced=(-?1)\b")
 
 
 class Kafka:
@@ -92,6 +100,8 @@ class Kafka:
         java = [find_java(), *self._java_options(), "-cp", kafka_class_path()]
         if not (data / "formatted").is_file():
             self._format(java, properties)
+        elif not (data / "log" / ".kafka_cleanshutdown").is_file():
+            self._declare_dead(java)
         self._child = child = self._site.launcher.spawn(
             "kafka", [*java, "kafka.Kafka", str(properties)], log=self._site.log("kafka")
         )
@@ -123,7 +133,27 @@ class Kafka:
         )
         (data / "formatted").write_text(cluster)
 
-    def _properties(self, log: Path) -> str:
+    def _declare_dead(self, java: list[str]) -> None:
+        """Run the controller alone until the broker that crashed counts as dead.
+
+        Without it a node that is both takes its partitions as the crash left them and begins to finish the
+        transactions it finds prepared, while its controller is about to declare its former life dead. Where a
+        partition has no leader at that moment, Kafka's coordinator takes it for deleted and leaves the transaction's
+        marker out: its records hang there, or become visible with another transaction's
+        (`docs/adr/0012-a-broker-that-crashed-is-declared-dead-first.md`).
+        """
+        data = self._site.directory("kafka")
+        properties = data / "controller.properties"
+        properties.write_text(self._properties(data / "log", controller_only=True))
+        log = self._site.log("kafka-controller")
+        log.unlink(missing_ok=True)
+        command = [java[0], _TELL_OF_BROKERS, *java[1:], "kafka.Kafka", str(properties)]
+        child = self._site.launcher.spawn("kafka-controller", command, log=log)
+        with noticing_taken_ports(child):
+            child.wait_until(lambda: is_declared_dead(log.read_text(errors="replace")), within_s=_READY_S)
+        child.stop(grace_s=_STOP_S)
+
+    def _properties(self, log: Path, *, controller_only: bool = False) -> str:
         controller = f"{HOST}:{self._site.ports.get('kafka-controller')}"
         settings = {
             "process.roles": "broker,controller",
@@ -138,6 +168,10 @@ class Kafka:
             **BROKER_SETTINGS,
             **self._broker,
         }
+        if controller_only:
+            settings |= {"process.roles": "controller", "listeners": f"CONTROLLER://{controller}", **_DEAD_SOON}
+            del settings["advertised.listeners"]
+            del settings["inter.broker.listener.name"]
         return "".join(f"{name}={value}\n" for name, value in settings.items())
 
     def _java_options(self) -> list[str]:
@@ -158,3 +192,10 @@ class Kafka:
             return bool(admin.list_topics(timeout=1).brokers)
         except KafkaException:
             return False
+
+
+def is_declared_dead(log: str) -> bool:
+    """Return whether the controller is at work and has no broker that it takes for alive."""
+    said = [word for line in log.splitlines() if "Replayed" in line for word in _FENCED.findall(line)]
+    alive = bool(said) and "".join(said[-1]) in {"false", "-1"}
+    return _ACTIVE in log and not alive

@@ -17,6 +17,7 @@ from streamer.checks import Check
 from streamer.doctor import examine
 from streamer.settings import KafkaSettings, Settings
 from streamer.state import Keys
+from streamer.transaction_checks import transactions
 from tests.integration.events import MODEL, T0, publish, send_events
 from tests.integration.running import WorkerProcess, running_worker, wait_for
 
@@ -162,6 +163,22 @@ def test_offsets_lost_to_retention_and_a_topic_made_anew_are_told_and_the_worker
         wait_for(read, lambda n: n == sent)
     finally:
         worker.kill()
+
+
+def test_a_transaction_that_hangs_is_found_with_its_place_and_one_at_work_is_not(settings: Settings) -> None:
+    name = settings.topic("partials")
+    producer = Producer({**settings.kafka.properties(), "transactional.id": name})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(name, b"counts", partition=1)
+    assert producer.flush(10) == 0
+    assert doctor(settings)["transactions"].status == "ok"
+    found = transactions(settings, now_ms=int(time.time() * 1000) + 90_000)
+    assert found.status == "failed"
+    assert f"{name}[1]: open from offset " in found.found
+    assert "kafka-transactions.sh" in found.remedy
+    producer.abort_transaction(30)
+    _until(lambda: doctor(settings)["transactions"].found == "none is open in any topic of driftloop's")
 
 
 def remove(settings: Settings, topic: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamer import topics
+from streamer.local.kafka import is_declared_dead
 from streamer.local.stack import Stack
 from streamer.settings import Settings
 from tests.chaos.__main__ import settings_of
@@ -24,6 +25,8 @@ def test_everything_is_counted_and_decided_once_in_a_storm_of_faults(tmp_path: P
         settings = settings_of(stack, "short")
         topics.ensure(settings)
         outcome = run(stack, settings, options)
+    # The broker was killed, and each time declared dead before it came back.
+    assert is_declared_dead((tmp_path / "logs" / "kafka-controller.log").read_text())
     assert outcome.findings.amiss == []
     assert outcome.equal
     assert outcome.faults == SHORT

@@ -48,6 +48,7 @@ def test_with_nothing_there_the_causes_are_named_and_what_hangs_on_them_is_skipp
         "kafka disks": "skipped",
         "topics": "skipped",
         "offsets": "skipped",
+        "transactions": "skipped",
         "dead letters": "skipped",
         "redis": "unreachable",
         "label store settings": "skipped",

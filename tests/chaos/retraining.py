@@ -107,6 +107,9 @@ class Retraining:
                 ("start_rollout", rollout_id, {"request_id": request_id, "challenger": CHALLENGER}),
                 ("set_step", rollout_id, {"step": 0}),
             ]
+            if random.random() < 0.3:
+                # Before the step has passed: refused, whatever else befalls.
+                steps.append(("promote", rollout_id, {}))
             if how == "force":
                 steps.append(("force_rollback", rollout_id, {"epoch": 1_000 + self._sent}))
             else:

@@ -18,11 +18,12 @@ from streamer.local.stack import Stack
 from streamer.sdk import Client
 from streamer.settings import Settings
 from tests.chaos.garbage import Garbage
+from tests.chaos.messages import messages_of
 from tests.chaos.models import MODELS, VERSION, publish_all
 from tests.chaos.retraining import Retraining
 from tests.chaos.schedule import STORM, Fault, blows
 from tests.chaos.servers import Probe, Servers, resume_all
-from tests.chaos.stream import SDK_MODEL, TICK_S, Sending, Stream, encoded
+from tests.chaos.stream import SDK_MODEL, TICK_S, Sending, Stream
 from tests.chaos.striking import Storm, Striking
 from tests.chaos.verdict import Findings, await_view, examine, settle
 from tests.chaos.workers import Crew, Role
@@ -173,14 +174,14 @@ def _play(settings: Settings, options: Options, stream: Stream, garbage: Garbage
             for sending in batch:
                 if sending.document["model"] == SDK_MODEL:
                     _log(client, sending)
-                    continue
+            for message in messages_of(each for each in batch if each.document["model"] != SDK_MODEL):
                 producer.produce(
-                    settings.topic(sending.kind),
-                    encoded(sending.document),
-                    sending.document["prediction_id"],
-                    sending.partition,
+                    settings.topic(message.kind),
+                    message.value,
+                    message.key,
+                    message.partition,
                     on_delivery=delivered,
-                    timestamp=sending.clock_ms,
+                    timestamp=message.clock_ms,
                 )
             producer.poll(0)
             garbage.send_up_to((tick + 1) / ticks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -267,11 +266,6 @@ class Stream:
         rank = (label["revision"], label["ts"])
         if key not in self._labels or rank > self._labels[key][0]:
             self._labels[key] = (rank, label.get("deleted", False))
-
-
-def encoded(document: Document) -> bytes:
-    """Return a message's bytes."""
-    return json.dumps(document).encode()
 
 
 # How labels come, and how often.

@@ -16,6 +16,11 @@ def slice_key(feature: str, value: str) -> str:
     return f"{feature}={value}"
 
 
+def slice_feature(key: str) -> str:
+    """Return the feature of a slice, whose name holds no "="."""
+    return key.partition("=")[0]
+
+
 def slice_keys(features: Mapping[str, str]) -> list[str]:
     """Return the slices a row is in, by the canonical texts of its slice features, in their order."""
     return [slice_key(feature, value) for feature, value in features.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import structlog
 
@@ -36,6 +37,13 @@ class Model:
     def epoch(self) -> int:
         """The model's epoch: a model deleted and made again is another."""
         return self.config.model_epoch
+
+    @cached_property
+    def logged_slices(self) -> frozenset[str]:
+        """The slice features that come in feature logs, to be joined with the predictions they name."""
+        if self.config.labels.mode != "join":
+            return frozenset()
+        return frozenset(name for name in self.config.slices if self.config.features[name].source == "features")
 
 
 def describe(config: ModelConfig) -> Model:

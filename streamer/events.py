@@ -48,7 +48,10 @@ class Prediction(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class FeatureLog(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Features logged apart from a prediction: `features.v1`, keyed by entity_id or prediction_id."""
+    """Features logged apart from a prediction: `features.v1`, keyed by entity_id or prediction_id.
+
+    With a prediction_id they are joined with that prediction, for the slices it does not carry itself.
+    """
 
     model: Name
     ts: EpochMs

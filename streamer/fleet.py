@@ -32,6 +32,11 @@ class Fleet:
         return np.array([model.config.labels.mode == "join" for model in self], dtype=np.bool_)
 
     @cached_property
+    def joins_features(self) -> NDArray[np.bool_]:
+        """Whose predictions are sliced by what feature logs say of them."""
+        return np.array([bool(model.logged_slices) for model in self], dtype=np.bool_)
+
+    @cached_property
     def shares(self) -> NDArray[np.float64]:
         """The share of predictions whose labels are joined."""
         return np.array([model.config.labels.share for model in self], dtype=np.float64)

@@ -26,7 +26,7 @@ from streamer.events import Increment, ModelMark, Partial, SourceProgress
 from streamer.fold import Folder
 from streamer.increments import Binned
 from streamer.join_bulk import Given
-from streamer.labelling import context_contributions, given_labels, given_predictions, joins
+from streamer.labelling import context_contributions, given_features, given_labels, given_predictions, joins
 from streamer.labels import JoinStore
 from streamer.notices import Notices
 from streamer.partitioning import partition_of
@@ -137,20 +137,22 @@ class Ingest:
         return dict(self._progress)
 
     def held_back(self) -> Collection[Partition]:
-        """Labels wait in their topic while the join store lacks the predictions they are of."""
+        """Labels, and feature logs that are joined, wait in their topics while the join store is lost."""
         return self._held_back
 
     def _await_join_store(self, standing: Mapping[Partition, Standing]) -> None:
         """Go on without labels where the store has lost its records: what they find nothing of could not be mended."""
         new = all(place.committed is None for place in standing.values())
         whole = not standing or self._store.is_whole(new=new)
-        labels = self._settings.topic("labels")
-        self._held_back = [] if whole else [place for place in standing if place.topic == labels]
+        waiting = [self._settings.topic("labels")]
+        if any(model.logged_slices for model in self._catalog.models()):
+            waiting.append(self._settings.topic("features"))
+        self._held_back = [] if whole else [place for place in standing if place.topic in waiting]
         telemetry.LABELS_HELD_BACK.set(len(self._held_back))
         if not whole:
             log.error(
                 "join_store_lost",
-                labels="wait in their topic",
+                waiting=" and ".join(waiting),
                 remedy="stop every ingest, run `driftloop replay --rebuild-join`, start them again",
             )
 
@@ -312,6 +314,9 @@ class Ingest:
             self._pieces.append(Piece(binned, joined, given_predictions(chosen, buckets=self._store.buckets)))
         elif kind == "features":
             self._folder.features(rows)
+            given = given_features(rows, buckets=self._store.buckets)
+            if given is not None:
+                self._given.append(given)
         else:
             self._folder.label_positions(rows)
             ours = joins(rows)

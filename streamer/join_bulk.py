@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.join_records import EXPIRY_GRAIN_MS, FIELD_BYTES, frame_head
+from streamer.join_records import EXPIRY_GRAIN_MS, FIELD_BYTES, EntryKind, frame_head
 
 IntArray = NDArray[np.int64]
 # Fields one script call may touch: Lua passes at most some 8,000 values to one command.
@@ -30,7 +30,7 @@ class Call(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """Entries of the join, column by column.
+    """Entries of the join, of one kind, column by column.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Entries(NamedTuple):
     keys : what records hold entries under; `key_of` is each row's index among them.
     """
 
-    of_predictions: bool
+    kind: EntryKind
     ids: Sequence[str]
     bodies: Sequence[bytes]
     keys: Sequence[bytes]
@@ -55,7 +55,7 @@ class Owner(NamedTuple):
 
 @dataclass(frozen=True)
 class Given:
-    """Predictions, or labels, of any models: what the join keeps of each, in log order a partition, as bytes alone.
+    """Entries of one kind, of any models: what the join keeps of each, in log order a partition, as bytes alone.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Given:
 
     owners: Sequence[Owner]
     owner_of: IntArray
-    of_predictions: bool
+    kind: EntryKind
     calls: list[Call]
     starts: NDArray[np.uint64]
 
@@ -84,7 +84,7 @@ class Given:
         copies = repeat(begun[0]) if len(begun) == 1 else map(begun.__getitem__, owner_of.tolist())
         fields = list(_digests(copies, entries.ids))
         starts = np.frombuffer(b"".join(fields), dtype=np.uint64)[::2].copy()
-        return cls(owners, owner_of, entries.of_predictions, calls(fields, _records(entries), buckets), starts)
+        return cls(owners, owner_of, entries.kind, calls(fields, _records(entries), buckets), starts)
 
     def owner(self, row: int) -> Owner:
         """Return whose entry a row is."""

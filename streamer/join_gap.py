@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from streamer.labels import LabelEntry, PredictionEntry, record_field
+from streamer.labels import Entry, FeaturesEntry, LabelEntry, record_field
 
 Fate = Literal["install", "pass", "append again"]
 
@@ -30,12 +30,15 @@ class Gap:
     def __bool__(self) -> bool:
         return bool(self._met)
 
-    def fate(self, entry: PredictionEntry | LabelEntry, *, of_gap: bool) -> Fate:
-        """Say what to do with an entry: give all predictions, then all again with `of_gap`, then all labels."""
+    def fate(self, entry: Entry, *, of_gap: bool) -> Fate:
+        """Say what to do with an entry: give all predictions, then all again with `of_gap`, then all the others."""
         field = record_field(entry)
         met = self._met.get(field)
         if met is None:
             return "pass" if of_gap else "install"
+        if isinstance(entry, FeaturesEntry):
+            # They waited as labels do: what there is was joined before the loss.
+            return "install"
         if isinstance(entry, LabelEntry):
             return "install" if field in self._before else "append again"
         in_gap = entry.position in met

@@ -1,9 +1,9 @@
-"""A lost label-join store made anew from the log: predictions and labels are installed, nothing is counted."""
+"""A lost label-join store made anew from the log: what it had joined is installed, nothing is counted."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -12,12 +12,12 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 
 from streamer import kafka_clients, redis_clients
-from streamer.catalog import Catalog
+from streamer.catalog import Catalog, Model
 from streamer.decode import Kind, decode, explain_future
 from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Label, encode
 from streamer.join_gap import Gap
-from streamer.labelling import label_entry, prediction_entry, unusable
-from streamer.labels import JoinStore, LabelEntry, PredictionEntry
+from streamer.labelling import features_entry, label_entry, prediction_entry, unusable
+from streamer.labels import Entry, JoinStore
 from streamer.recount import before_their_model, read_catalog
 from streamer.rows import Located
 from streamer.settings import Settings
@@ -26,11 +26,17 @@ from streamer.state import Keys
 from streamer.topic_reader import read_to_end
 from streamer.topics import topic_ids
 
-KINDS: tuple[Kind, ...] = ("predictions", "labels")
+KINDS: tuple[Kind, ...] = ("predictions", "features", "labels")
 # Kafka keeps a stopped worker's place this long, and some more to notice.
 SESSION_S = 10.0
 # What came while the store was lost is looked at once it is known what was there before.
-_PASSES: tuple[tuple[Kind, bool], ...] = (("predictions", False), ("predictions", True), ("labels", False))
+_PASSES: tuple[tuple[Kind, bool], ...] = (
+    ("predictions", False),
+    ("predictions", True),
+    ("features", False),
+    ("labels", False),
+)
+_ENTRY_OF = {"predictions": prediction_entry, "features": features_entry, "labels": label_entry}
 _ENDS = b"ends"
 _BATCH = 2_000
 _TIMEOUT_S = 30.0
@@ -41,9 +47,10 @@ class RebuildError(Exception):
 
 
 class Rebuilt(msgspec.Struct, kw_only=True, frozen=True):
-    """How many predictions and labels were installed, of the events read; those whose horizon is over were not."""
+    """How many entries were installed, of the events read; those whose horizon is over were not."""
 
     predictions: int
+    features: int
     labels: int
     read: int
 
@@ -81,14 +88,14 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
         installed = dict.fromkeys(KINDS, 0)
         read = 0
         for kind, of_gap in _PASSES:
-            if of_gap and not gap:
+            if (of_gap and not gap) or (kind == "features" and not any(m.logged_slices for m in catalog.models())):
                 continue
             topic = settings.topic(kind)
             ids = topic_ids(settings, [topic])
             for located in _batches(settings, catalog, kind, ids[topic], ends[kind], unknown):
                 read += 0 if of_gap else len(located.events)
                 chosen = []
-                for entry, event in _entries(catalog, located):
+                for entry, event in _entries(catalog, kind, located):
                     fate = gap.fate(entry, of_gap=of_gap) if entry.expires_at_ms > now_ms else "pass"
                     if fate == "install":
                         chosen.append(entry)
@@ -103,7 +110,7 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
         client.delete(key)
     finally:
         client.close()
-    return Rebuilt(predictions=installed["predictions"], labels=installed["labels"], read=read)
+    return Rebuilt(**installed, read=read)
 
 
 def _gap(client: redis.Redis, key: str, store: JoinStore, ends: Mapping[int, int]) -> Gap:
@@ -212,12 +219,12 @@ def _accepted(settings: Settings, catalog: Catalog, kind: Kind, raw: bytes, reco
     return event if late is None else None
 
 
-def _entries(catalog: Catalog, located: Located) -> Iterator[tuple[PredictionEntry | LabelEntry, Any]]:
-    labels = located.source[0].endswith("labels.v1")
+def _entries(catalog: Catalog, kind: Kind, located: Located) -> Iterator[tuple[Entry, Any]]:
+    entry_of: Callable[[Model, Located, int], Entry | None] = _ENTRY_OF[kind]
     for row, event in enumerate(located.events):
         model = catalog.model(event.model)
         if model is None or model.config.labels.mode != "join":
             continue
-        entry = label_entry(model, located, row) if labels else prediction_entry(model, located, row)
+        entry = entry_of(model, located, row)
         if entry is not None:
             yield entry, event

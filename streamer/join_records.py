@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
-# A record keeps at most this many labels and this many predictions; what comes after them is dropped
+# A record keeps at most this many predictions, feature logs and labels, each; what comes after them is dropped
 # and counted. Only a storm of copies of one label, or as many corrections, fills it.
-MAX_LABELS = 64
-MAX_PREDICTIONS = 64
+MAX_OF_A_KIND = 64
 EXPIRY_DIGITS = 13
 # Of the digest a record is kept under: among 10¹² ids two meet with a chance of 10⁻¹⁵.
 FIELD_BYTES = 16
@@ -21,7 +21,7 @@ _EARLIEST_MS = 10 ** (EXPIRY_DIGITS - 1)
 _LATEST_MS = 10**EXPIRY_DIGITS - 1
 _SIZES = struct.Struct(">IB")
 _sizes_of = _SIZES.unpack_from
-_LABEL = ord("l")
+_PREDICTION, _FEATURES, _LABEL = b"pfl"
 _FIRST_KEY = EXPIRY_DIGITS + _SIZES.size
 
 
@@ -50,25 +50,45 @@ class StoredLabel(msgspec.Struct, array_like=True, gc=False):
     deleted: bool
 
 
-Stored = StoredPrediction | StoredLabel
+class StoredFeatures(msgspec.Struct, array_like=True, gc=False):
+    """A feature log in a record: which slices its predictions are in that do not say so themselves."""
+
+    position: str
+    ts: int
+    slices: list[str]
+
+
+Stored = StoredPrediction | StoredFeatures | StoredLabel
+EntryKind = Literal["prediction", "features", "label"]
 # An entry with its key: a record holds one entry of each key.
 Keyed = tuple[bytes, Stored]
 
 encode_entry = msgspec.msgpack.Encoder().encode
 _decode_prediction = msgspec.msgpack.Decoder(StoredPrediction).decode
 _decode_label = msgspec.msgpack.Decoder(StoredLabel).decode
+_DECODERS: dict[int, Callable[[bytes], Stored]] = {
+    _PREDICTION: _decode_prediction,
+    _FEATURES: msgspec.msgpack.Decoder(StoredFeatures).decode,
+    _LABEL: _decode_label,
+}
 
 
 def keyed(entry: Stored) -> Keyed:
-    """Give an entry its key: a prediction's is its identity, so the first wins; a label's is its place in the log."""
-    if isinstance(entry, StoredLabel):
-        return label_key(entry.position), entry
-    return prediction_key(entry.version, entry.origin), entry
+    """Give an entry its key: a prediction's is its identity, so the first wins; the others' their place in the log."""
+    if isinstance(entry, StoredPrediction):
+        return prediction_key(entry.version, entry.origin), entry
+    key = label_key if isinstance(entry, StoredLabel) else features_key
+    return key(entry.position), entry
 
 
 def prediction_key(version: str, origin: str) -> bytes:
     """Return the key of a prediction's entry."""
     return f"p{version}\0{origin}".encode()
+
+
+def features_key(position: str) -> bytes:
+    """Return the key of a feature log's entry."""
+    return b"f" + position.encode()
 
 
 def label_key(position: str) -> bytes:
@@ -79,6 +99,11 @@ def label_key(position: str) -> bytes:
 def rank(label: StoredLabel) -> tuple[int, int, tuple[str, int, int, int]]:
     """Return what the effective label is largest in: revision, then its time, then its place in the log."""
     return label.revision, label.ts, position_order(label.position)
+
+
+def features_rank(log: StoredFeatures) -> tuple[int, tuple[str, int, int, int]]:
+    """Return what the effective log of a feature is largest in: its time, then its place in the log."""
+    return log.ts, position_order(log.position)
 
 
 def position_of(topic_id: str, partition: int, offset: int, row: int = 0) -> str:
@@ -110,7 +135,7 @@ def sole_prediction(record: bytes) -> StoredPrediction | None:
     """Return the prediction of a record that holds it and nothing else, which is what most labels find."""
     body_size, key_size = _sizes_of(record, EXPIRY_DIGITS)
     start = _FIRST_KEY + key_size
-    if start + body_size != len(record) or record[_FIRST_KEY] == _LABEL:
+    if start + body_size != len(record) or record[_FIRST_KEY] != _PREDICTION:
         return None
     return _decode_prediction(record[start:])
 
@@ -134,13 +159,13 @@ def unpack(record: bytes) -> list[Keyed]:
         body_size, key_size = _sizes_of(record, at)
         start = at + head + key_size
         at = start + body_size
-        decode = _decode_label if record[start - key_size] == _LABEL else _decode_prediction
+        decode = _DECODERS[record[start - key_size]]
         entries.append((record[start - key_size : start], decode(record[start:at])))
     return entries
 
 
 def grow(entries: list[Keyed], given: Iterable[Keyed]) -> int:
-    """Append what is given, as the store's script does: absent keys, up to the limits.
+    """Append what is given, as the store's script does: absent keys, up to the limit.
 
     Returns
     -------
@@ -152,17 +177,12 @@ def grow(entries: list[Keyed], given: Iterable[Keyed]) -> int:
         key = pair[0]
         if key in keys:
             continue
-        if len(keys) >= MAX_LABELS and _full(keys, key[0]):
+        if len(keys) >= MAX_OF_A_KIND and sum(held[0] == key[0] for held in keys) >= MAX_OF_A_KIND:
             dropped += 1
             continue
         keys.append(key)
         entries.append(pair)
     return dropped
-
-
-def _full(keys: list[bytes], kind: int) -> bool:
-    held = sum(key[0] == kind for key in keys)
-    return held >= (MAX_LABELS if kind == _LABEL else MAX_PREDICTIONS)
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ import redis
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
-from streamer.join_records import EXPIRY_DIGITS, FIELD_BYTES, MAX_LABELS, MAX_PREDICTIONS
+from streamer.join_records import EXPIRY_DIGITS, FIELD_BYTES, MAX_OF_A_KIND
 from streamer.state import Keys
 
 BARRIER_TIMEOUT_MS = 10_000
@@ -40,7 +40,7 @@ for i, old in ipairs(before) do
   local new = given[i]
   local expiry, record = string.sub(new, 1, {EXPIRY_DIGITS}), new
   if old then
-    local present, count, added = {{}}, {{l = 0, p = 0}}, {{}}
+    local present, count, added = {{}}, {{p = 0, f = 0, l = 0}}, {{}}
     at = {EXPIRY_DIGITS + 1}
     while at <= #old do
       local size, key, body = struct.unpack('>I4Bc0', old, at)
@@ -51,7 +51,7 @@ for i, old in ipairs(before) do
     while at <= #new do
       local size, key, body = struct.unpack('>I4Bc0', new, at)
       local kind = string.sub(key, 1, 1)
-      if not present[key] and count[kind] < (kind == 'l' and {MAX_LABELS} or {MAX_PREDICTIONS}) then
+      if not present[key] and count[kind] < {MAX_OF_A_KIND} then
         count[kind] = count[kind] + 1
         added[#added + 1] = string.sub(new, at, body + size - 1)
       end

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitors.performance import canonical
-from monitors.slices import slice_keys
+from monitors.slices import slice_feature, slice_keys
 from streamer.catalog import Model
 from streamer.columns import IntArray, distinct
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
 from streamer.join_bulk import Entries, Given, Owner
-from streamer.join_records import encode_entry, label_key, position_of, prediction_key
-from streamer.labels import Contribution, LabelEntry, PredictionEntry
+from streamer.join_records import EntryKind, encode_entry, features_key, label_key, position_of, prediction_key
+from streamer.labels import Contribution, FeaturesEntry, LabelEntry, PredictionEntry
 from streamer.rows import Located, Rows
 
 _PLAIN_SCORES = frozenset({float, type(None)})
@@ -106,6 +106,30 @@ def label_entry(model: Model, located: Located, row: int) -> LabelEntry:
     )
 
 
+def features_entry(model: Model, located: Located, row: int) -> FeaturesEntry | None:
+    """Return what the join keeps of a feature log; None where it says nothing of the slices of a prediction."""
+    event: FeatureLog = located.events[row]
+    logged = model.logged_slices
+    slices = slice_keys(
+        {
+            name: canonical(event.features[name])
+            for name in model.config.slices
+            if name in logged and event.features.get(name) is not None
+        }
+    )
+    if not slices or not event.prediction_id or not is_sampled(event.prediction_id, model.config.labels.share):
+        return None
+    return FeaturesEntry(
+        model=model.name,
+        model_epoch=model.epoch,
+        prediction_id=event.prediction_id,
+        position=position(located, row),
+        ts=event.ts,
+        slices=slices,
+        expires_at_ms=located.record_times_ms[row] + model.config.labels.horizon,
+    )
+
+
 def joins(rows: Rows) -> NDArray[np.bool_]:
     """Return which rows are of models whose labels are joined."""
     found: NDArray[np.bool_] = rows.models.joins[rows.model_of]
@@ -138,7 +162,33 @@ def given_predictions(rows: Rows, *, buckets: int) -> Given:
     pairs = [(version, origin) for version in versions.values for origin in origins.values]
     keys = [prediction_key(*pair) for pair in pairs]
     key_of = versions.codes * len(origins.values) + origins.codes
-    return _given(rows, stored, keys, key_of, of_predictions=True, buckets=buckets)
+    return _given("prediction", rows, stored, keys, key_of, buckets=buckets)
+
+
+def given_features(rows: Rows, *, buckets: int) -> Given | None:
+    """Return what the join keeps of many feature logs, None for nothing: `features_entry`, row for row."""
+    (of_joined,) = np.nonzero(rows.models.joins_features[rows.model_of])
+    if not len(of_joined):
+        return None
+    rows = rows.take(of_joined)
+    models = [rows.models[number] for number in rows.model_of.tolist()]
+    slices = [
+        [key for key in keys if slice_feature(key) in model.logged_slices]
+        for model, keys in zip(models, rows.slices, strict=True)
+    ]
+    given = zip(models, rows.prediction_ids, slices, strict=True)
+    chosen = [
+        row
+        for row, (model, id_, keys) in enumerate(given)
+        if keys and id_ and is_sampled(id_, model.config.labels.share)
+    ]
+    if not chosen:
+        return None
+    rows = rows.take(chosen)
+    positions = rows.places.positions()
+    # In the order of `StoredFeatures`.
+    stored = zip(positions, rows.times_ms.tolist(), [slices[row] for row in chosen], strict=True)
+    return _given("features", rows, stored, list(map(features_key, positions)), np.arange(len(rows)), buckets=buckets)
 
 
 def given_labels(rows: Rows, *, buckets: int) -> Given:
@@ -148,18 +198,18 @@ def given_labels(rows: Rows, *, buckets: int) -> Given:
     columns = (rows.revisions, rows.times_ms.tolist(), _canonical_column(rows.labels), rows.deleted)
     keys = list(map(label_key, positions))
     stored = zip(positions, *columns, strict=True)
-    return _given(rows, stored, keys, np.arange(len(keys)), of_predictions=False, buckets=buckets)
+    return _given("label", rows, stored, keys, np.arange(len(keys)), buckets=buckets)
 
 
 def _given(
-    rows: Rows, stored: Iterable[Any], keys: list[bytes], key_of: IntArray, *, of_predictions: bool, buckets: int
+    kind: EntryKind, rows: Rows, stored: Iterable[Any], keys: list[bytes], key_of: IntArray, *, buckets: int
 ) -> Given:
     expires = rows.places.record_times_ms + rows.models.horizons_ms[rows.model_of]
     bodies = list(map(encode_entry, stored))
     found = distinct(rows.model_of)
     models = [rows.models[number] for number in found.values.tolist()]
     owners = [Owner(model.name, model.epoch) for model in models]
-    entries = Entries(of_predictions, rows.prediction_ids, bodies, keys, key_of, expires)
+    entries = Entries(kind, rows.prediction_ids, bodies, keys, key_of, expires)
     return Given.of(owners, found.codes, entries, buckets=buckets)
 
 

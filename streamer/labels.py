@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import redis
 from redis.cluster import RedisCluster
 
-from streamer.join_bulk import MAX_FIELDS, Call, Given, Owner, calls, is_blank, taken_apart
+from streamer.join_bulk import MAX_FIELDS, Call, Given, calls, is_blank, taken_apart
+from streamer.join_changes import Contribution, JoinResult, Record, contribute, contributions, labelled_row
 from streamer.join_records import (
     FIELD_BYTES,
+    EntryKind,
     Keyed,
     Stored,
+    StoredFeatures,
     StoredLabel,
     StoredPrediction,
     expires_at_ms,
@@ -25,7 +26,6 @@ from streamer.join_records import (
     keyed,
     pack,
     position_of,
-    rank,
     sole_label,
     sole_prediction,
     unpack,
@@ -35,6 +35,8 @@ from streamer.state import Keys
 
 __all__ = [
     "Contribution",
+    "Entry",
+    "FeaturesEntry",
     "JoinResult",
     "JoinStore",
     "LabelEntry",
@@ -91,136 +93,27 @@ class LabelEntry(msgspec.Struct, array_like=True):
     expires_at_ms: int
 
 
-class Contribution(NamedTuple):
-    """One labelled prediction to add (`sign` +1) to or take (−1) from the counts.
-
-    `labelled` is the change in the number of labelled predictions: ±1 where a prediction gains or loses its
-    label, 0 for both rows of a correction. `score` is P(`label`) for multiclass.
-    """
+class FeaturesEntry(msgspec.Struct, array_like=True):
+    """A feature log as the join needs it: `slices` are "feature=value" texts, `ts` the log's own time in epoch ms."""
 
     model: str
     model_epoch: int
-    version: str
-    origin: str
-    event_time_ms: int
-    prediction: str
-    score: float
+    prediction_id: str
+    position: str
+    ts: int
     slices: list[str]
-    rollout_id: str | None
-    bucket: int
-    label: str
-    sign: int
-    labelled: int
+    expires_at_ms: int
 
 
-@dataclass
-class JoinResult:
-    """What one batch adds.
-
-    `counted` answers each prediction entry given, in order: whether it counts (a repeated one does not).
-    `parked` labels wait for their prediction; `duplicates` are repeated predictions and labels that repeat or
-    are older than what is known; `dropped` found their record full.
-    """
-
-    counted: list[bool] = field(default_factory=list)
-    contributions: list[Contribution] = field(default_factory=list)
-    parked: int = 0
-    duplicates: int = 0
-    dropped: int = 0
+Entry = PredictionEntry | FeaturesEntry | LabelEntry
 
 
-class Record(msgspec.Struct, gc=False):
-    """All that is known of one prediction_id: its entries in the order the store met them."""
-
-    model: str
-    model_epoch: int
-    entries: Sequence[Stored]
-
-
-def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
-    """Return what the entries at `new_positions` contribute: effective up to each − effective before it.
-
-    A function of the record alone, which only ever grows at its end: an entry read again contributes what it
-    contributed the first time, and over all entries the sum is the effective labels of all identities.
-
-    Returns
-    -------
-    The result with `counted` left to the caller, who knows the order of its predictions.
-    """
-    result = JoinResult()
-    _contribute(result, record, new_positions)
-    return result
-
-
-def _contribute(result: JoinResult, record: Record, new_positions: Collection[str]) -> None:
-    predictions: list[StoredPrediction] = []
-    effective: StoredLabel | None = None
-    for entry in record.entries:
-        new = entry.position in new_positions
-        if isinstance(entry, StoredPrediction):
-            predictions.append(entry)
-            if new:
-                _change(result.contributions, record, [entry], None, effective)
-            continue
-        before = effective
-        if before is None or rank(entry) > rank(before):
-            effective = entry
-        if not new:
-            continue
-        if before is not None and (effective is before or _same(before, entry)):
-            result.duplicates += 1
-        elif not predictions:
-            result.parked += 1
-        else:
-            _change(result.contributions, record, predictions, before, effective)
-
-
-def _same(first: StoredLabel, second: StoredLabel) -> bool:
-    return first.deleted == second.deleted and (first.deleted or first.label == second.label)
-
-
-def _change(
-    rows: list[Contribution],
-    record: Record,
-    predictions: Sequence[StoredPrediction],
-    before: StoredLabel | None,
-    after: StoredLabel | None,
-) -> None:
-    """Append the rows that take the predictions from one effective label to another."""
-    old = None if before is None or before.deleted else before.label
-    new = None if after is None or after.deleted else after.label
-    for prediction in predictions:
-        if old is not None:
-            rows.append(_row(record, prediction, old, -1, -1 if new is None else 0))
-        if new is not None:
-            rows.append(_row(record, prediction, new, 1, 1 if old is None else 0))
-
-
-def _row(record: Record | Owner, prediction: StoredPrediction, label: str, sign: int, labelled: int) -> Contribution:
-    score = prediction.score
-    if prediction.scores is not None:
-        score = prediction.scores.get(label, math.nan)
-    return Contribution(
-        record.model,
-        record.model_epoch,
-        prediction.version,
-        prediction.origin,
-        prediction.event_time_ms,
-        prediction.prediction,
-        math.nan if score is None else score,
-        prediction.slices,
-        prediction.rollout_id,
-        prediction.bucket,
-        label,
-        sign,
-        labelled,
-    )
-
-
-def stored_entry(entry: PredictionEntry | LabelEntry) -> Stored:
+def stored_entry(entry: Entry) -> Stored:
     """Return what a record holds of an entry."""
     if isinstance(entry, LabelEntry):
         return StoredLabel(entry.position, entry.revision, entry.ts, entry.label, entry.deleted)
+    if isinstance(entry, FeaturesEntry):
+        return StoredFeatures(entry.position, entry.ts, entry.slices)
     return StoredPrediction(
         entry.position,
         entry.version,
@@ -245,7 +138,7 @@ class _Group(msgspec.Struct, gc=False):
 
 
 class JoinStore:
-    """Joins predictions with labels over a store of records.
+    """Joins predictions with labels, and with what feature logs say of their slices, over a store of records.
 
     A batch is: `begin`, `join` once or more, publish what it contributes, `barrier`, commit. When anything
     fails, the process ends and the batch is read again, with the same answers.
@@ -319,7 +212,7 @@ class JoinStore:
         if self._whole and (lost := self._records.lost(range(self._buckets))):
             raise StoreEmptied(f"join store: {len(lost)} of {self._buckets} buckets have lost their records; {REBUILD}")
 
-    def join(self, entries: Sequence[PredictionEntry | LabelEntry]) -> JoinResult:
+    def join(self, entries: Sequence[Entry]) -> JoinResult:
         """Append a batch's entries, given in log order, and return what they contribute.
 
         Raises
@@ -342,7 +235,7 @@ class JoinStore:
         return self._buckets
 
     def join_many(self, batch: Sequence[Given]) -> Iterator[JoinResult]:
-        """Append a batch's entries, predictions or labels, and give what each part contributes: `join`, in bulk.
+        """Append a batch's entries, each part of one kind, and give what each contributes: `join`, in bulk.
 
         Most entries are alone with their id in a batch; those that are not go the way of `join`. All is appended
         before the first result is asked for.
@@ -449,34 +342,36 @@ def _add_many(
     held: Mapping[int, bytes],
 ) -> None:
     """Add what the entries of one part contribute; those in groups have been added already."""
-    predictions = given.of_predictions
+    kind = given.kind
     if not groups and not held:
-        if predictions:
-            result.counted += [True] * len(given)
-        else:
-            result.parked += len(given)
+        _add_alone(result, kind, len(given))
         return
     for row, (digest, record) in enumerate(given.entries()):
         before = held.get(row)
         if digest in groups:
             before = None
         elif before is None:
-            if predictions:
-                result.counted.append(True)
-            else:
-                result.parked += 1
+            _add_alone(result, kind, 1)
             continue
-        elif not predictions and (prediction := sole_prediction(before)) is not None:
-            # Nothing but the prediction was known: its first label is the effective one.
-            label = sole_label(record)
-            if not label.deleted:
-                result.contributions.append(_row(given.owner(row), prediction, label.label, 1, 1))
+        elif kind != "prediction" and (prediction := sole_prediction(before)) is not None:
+            # Nothing but the prediction was known: its first label is the effective one, and it is in its own slices.
+            if kind == "label" and not (label := sole_label(record)).deleted:
+                owner = given.owner(row)
+                result.contributions.append(labelled_row(owner, prediction, prediction.slices, label.label, 1, 1))
             continue
         entry = unpack(record)
         if before is not None:
             _add(result, counted, _Group(*given.owner(row), 0, entry), before)
-        if predictions:
+        if kind == "prediction":
             result.counted.append(entry[0][1].position in counted)
+
+
+def _add_alone(result: JoinResult, kind: EntryKind, count: int) -> None:
+    """Add what entries contribute of whose ids nothing else is known."""
+    if kind == "prediction":
+        result.counted += [True] * count
+    elif kind == "label":
+        result.parked += count
 
 
 def _packed(group: _Group) -> bytes:
@@ -487,13 +382,13 @@ def _packed(group: _Group) -> bytes:
     return pack(group.expires_at_ms, given)
 
 
-def record_field(entry: PredictionEntry | LabelEntry) -> bytes:
+def record_field(entry: Entry) -> bytes:
     """Return what the record of an entry is kept under."""
     name = f"{entry.model}\0{entry.model_epoch}\0{entry.prediction_id}"
     return blake2b(name.encode(), digest_size=FIELD_BYTES).digest()
 
 
-def _grouped(entries: Sequence[PredictionEntry | LabelEntry]) -> dict[bytes, _Group]:
+def _grouped(entries: Sequence[Entry]) -> dict[bytes, _Group]:
     groups: dict[bytes, _Group] = {}
     for entry in entries:
         digest = record_field(entry)
@@ -514,7 +409,7 @@ def _add(result: JoinResult, counted: set[str], group: _Group, before: bytes | N
         if isinstance(entry, StoredPrediction):
             counted.add(entry.position)
         else:
-            result.parked += 1
+            result.parked += isinstance(entry, StoredLabel)
         return
     record = [] if before is None else unpack(before)
     result.dropped += grow(record, group.given)
@@ -523,4 +418,4 @@ def _add(result: JoinResult, counted: set[str], group: _Group, before: bytes | N
     for entry in entries:
         if isinstance(entry, StoredPrediction) and entry.position in positions:
             counted.add(entry.position)
-    _contribute(result, Record(group.model, group.model_epoch, entries), positions)
+    contribute(result, Record(group.model, group.model_epoch, entries), positions)

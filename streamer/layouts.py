@@ -77,7 +77,12 @@ class Layout:
 
     def of_feature_log(self, event: FeatureLog) -> Any:
         """Return a feature log that was decoded the slow way in this layout."""
-        return self.feature_log(ts=event.ts, version=event.version, features=self._features(event.features))
+        return self.feature_log(
+            ts=event.ts,
+            version=event.version,
+            features=self._features(event.features),
+            prediction_id=event.prediction_id,
+        )
 
     def _features(self, features: dict[str, Scalar]) -> Any:
         return self.features(*map(features.get, self.names))

@@ -51,7 +51,10 @@ class LabelConfig(Section):
 
 
 class FeatureConfig(Section):
-    """One feature: what it is, where it comes from, whether the policy may act on its drift."""
+    """One feature: what it is, where it comes from, whether the policy may act on its drift.
+
+    A slice feature whose source is `features` is joined: feature logs say which slices a prediction is in.
+    """
 
     kind: Literal["numeric", "categorical"]
     source: Literal["predictions", "features"] = "predictions"
@@ -161,6 +164,9 @@ class ModelConfig(Section):
         unknown = [name for name in self.slices if name not in self.features]
         if unknown:
             raise ValueError(f"slices: {unknown} are not among the features {sorted(self.features)}")
+        unclear = [name for name in self.slices if "=" in name]
+        if unclear:
+            raise ValueError(f'slices: {unclear} hold a "=", which parts a feature from its value in a slice\'s name')
         if self.task == "binary" and self.positive is None:
             raise ValueError("positive: missing; for a binary model give the label that counts as positive")
         return self

@@ -261,7 +261,8 @@ class Client:
     ) -> None:
         """Log features apart from a prediction, as a feature job computes them; arguments as for `log_prediction`.
 
-        Give the `version` that is to be watched by them: without one they are counted and held against nothing.
+        Give the `version` that is to be watched by them: without one they are counted and held against nothing. With a
+        `prediction_id` they say which slices that prediction is in, by the features that have `source = "features"`.
         """
         event = checked_features(
             FeatureLog(

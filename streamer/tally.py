@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -64,10 +64,9 @@ class Tally:
     _numbers: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
     _values: dict[Group, list[Any]] = field(default_factory=lambda: defaultdict(list))
     _rows: dict[Group, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    _first: dict[tuple[str, str, str, str], Prediction] = field(default_factory=dict)
-    # When the log has had a prediction of an id first, and an entry that its record in the join store waits on last.
-    _seen: dict[tuple[str, str], int] = field(default_factory=dict)
-    _latest: dict[tuple[str, str], int] = field(default_factory=dict)
+    _first: set[tuple[str, str, str, str]] = field(default_factory=set)
+    # What is joined, by model and prediction id: first predictions, feature logs that slice them, labels.
+    _joined: dict[tuple[str, str], list[Place]] = field(default_factory=lambda: defaultdict(list))
 
     def add_predictions(self, places: Iterable[Place]) -> None:
         """Count predictions; of those that a label could join, the first of an identity."""
@@ -77,9 +76,10 @@ class Tally:
             sampled = event.error is None and is_sampled(event.prediction_id, model.config.labels.share)
             if sampled and model.config.labels.mode == "join":
                 identity = (event.model, event.prediction_id, event.version, event.origin)
-                if self._first.setdefault(identity, event) is not event:
+                if identity in self._first:
                     continue
-                self._seen.setdefault((event.model, event.prediction_id), place.record_ms)
+                self._first.add(identity)
+                self._joined[event.model, event.prediction_id].append(place)
             self.events += 1
             if event.origin == "live":
                 self.newest[event.model] = max(self.newest[event.model], event.ts)
@@ -100,37 +100,23 @@ class Tally:
                 if feature.source == "features":
                     group = (event.model, event.version, "live", _pane(model, event.ts), name)
                     self._values[group].append(event.features.get(name))
+            if event.prediction_id and any(event.features.get(name) is not None for name in _logged(model)):
+                self._joined[event.model, event.prediction_id].append(place)
 
     def add_labels(self, places: Iterable[Place]) -> None:
-        """Give each first prediction its effective label, and count the labels that need no join."""
-        best: dict[tuple[str, str], tuple[tuple[int, int, int, int, int], Label]] = {}
+        """Give each first prediction its effective label and slices, and count the labels that need no join."""
         for place in places:
             label: Label = place.event
             model = self._model(label)
             self.labels += 1
             if model.config.labels.mode == "context":
                 self._count_in_context(model, label)
-                continue
-            rank = (label.revision, label.ts, place.partition, place.offset, place.row)
-            key = (label.model, label.prediction_id)
-            if self._is_forgotten(key, place.record_ms, int(model.config.labels.horizon)):
-                continue
-            if key not in best or rank > best[key][0]:
-                best[key] = (rank, label)
-        for (name, prediction_id, _version, _origin), event in self._first.items():
-            _, found = best.get((name, prediction_id), (None, None))
-            if found is not None and not found.deleted:
-                self._count_joined(self._model(event), event, found)
-
-    def _is_forgotten(self, key: tuple[str, str], record_ms: int, horizon_ms: int) -> bool:
-        """Tell whether a label and its prediction come further apart than a record of the join store is kept."""
-        seen = self._seen.get(key, record_ms)
-        earlier = max(seen, self._latest.get(key, 0)) if record_ms >= seen else record_ms
-        until = -(-(earlier + horizon_ms) // EXPIRY_GRAIN_MS) * EXPIRY_GRAIN_MS
-        if max(record_ms, seen) >= until:
-            return True
-        self._latest[key] = record_ms
-        return False
+            else:
+                self._joined[label.model, label.prediction_id].append(place)
+        for (name, _prediction_id), joined in self._joined.items():
+            model = self._named(name)
+            for together in _kept_together(joined, int(model.config.labels.horizon)):
+                self._count_joined(model, together)
 
     def panes(self) -> dict[Key, NDArray[Any]]:
         """Add everything up, by key."""
@@ -153,12 +139,24 @@ class Tally:
             panes[model, version, origin, start, "performance", slice_key] = vector
         return panes
 
-    def _count_joined(self, model: Model, event: Prediction, label: Label) -> None:
-        pane = (event.model, event.version, str(event.origin), _pane(model, event.ts))
-        row = _row(model, event.prediction, event.score, label.label, 1)
-        self._numbers[*pane, "labelled", ""] += 1
-        for slice_key in ("", *_slices(model, event)):
-            self._rows[*pane, slice_key].append(row)
+    def _count_joined(self, model: Model, places: list[Place]) -> None:
+        """Count the predictions among what is known of an id, with its effective label, in the slices they are in."""
+        labels = [place for place in places if isinstance(place.event, Label)]
+        if not labels:
+            return
+        label: Label = max(labels, key=lambda place: (place.event.revision, place.event.ts, place[1:4])).event
+        if label.deleted:
+            return
+        logs = [place for place in places if isinstance(place.event, FeatureLog)]
+        logged = {name: _newest(logs, name) for name in _logged(model)}
+        for place in places:
+            event: Any = place.event
+            if isinstance(event, Prediction):
+                pane = (event.model, event.version, str(event.origin), _pane(model, event.ts))
+                row = _row(model, event.prediction, event.score, label.label, 1)
+                self._numbers[*pane, "labelled", ""] += 1
+                for slice_key in ("", *_slices(model, event, logged)):
+                    self._rows[*pane, slice_key].append(row)
 
     def _count_in_context(self, model: Model, label: Label) -> None:
         """Take the previous label out and the new one in; the label brings its prediction's content."""
@@ -197,8 +195,35 @@ def _watched(model: Model, event: Prediction) -> dict[str, Any]:
     return watched | {"@score": event.prediction if event.score is None else event.score}
 
 
-def _slices(model: Model, event: Prediction) -> list[str]:
-    given = {name: event.features.get(name) for name in model.config.slices}
+def _kept_together(places: list[Place], horizon_ms: int) -> Iterator[list[Place]]:
+    """Part what came of an id by when its record in the join store expires: later ones know nothing of earlier."""
+    together: list[Place] = []
+    until = 0
+    for place in sorted(places, key=lambda place: place.record_ms):
+        if together and place.record_ms >= until:
+            yield together
+            together = []
+        together.append(place)
+        until = -(-(place.record_ms + horizon_ms) // EXPIRY_GRAIN_MS) * EXPIRY_GRAIN_MS
+    yield together
+
+
+def _logged(model: Model) -> list[str]:
+    """Return the slice features whose values come in feature logs."""
+    joined = model.config.labels.mode == "join"
+    return [name for name in model.config.slices if joined and model.config.features[name].source == "features"]
+
+
+def _newest(logs: list[Place], name: str) -> Any:
+    """Return what the feature logs of a prediction say of a feature, by time and place; None where they do not."""
+    given = [log for log in logs if log.event.features.get(name) is not None]
+    return max(given, key=lambda log: (log.event.ts, log[1:4])).event.features[name] if given else None
+
+
+def _slices(model: Model, event: Prediction, logged: dict[str, Any]) -> list[str]:
+    """Return the slices a prediction is in: by its own features, and by those logged that it does not carry."""
+    own = {name: event.features.get(name) for name in model.config.slices}
+    given = {name: logged.get(name) if value is None else value for name, value in own.items()}
     return [f"{name}={canonical(value)}" for name, value in given.items() if value is not None]
 
 

@@ -32,7 +32,9 @@ LAG = Gauge("driftloop_lag", "Records appended and not yet read", ["topic", "par
 VIEW_WRITES = Counter("driftloop_view_writes", "Documents offered to the live view", ["outcome"], registry=REGISTRY)
 PARKED_LABELS = Counter("driftloop_parked_labels", "Labels that came before their prediction", registry=REGISTRY)
 LABELS_HELD_BACK = Gauge(
-    "driftloop_labels_held_back", "Partitions of labels that wait for a lost join store", registry=REGISTRY
+    "driftloop_labels_held_back",
+    "Partitions of labels and joined feature logs that wait for a lost join store",
+    registry=REGISTRY,
 )
 FAULTED_MODELS = Gauge("driftloop_faulted_models", "Models whose looks are stopped by a fault", registry=REGISTRY)
 STALE_MODELS = Gauge("driftloop_stale_models", "Models whose live events have stopped coming", registry=REGISTRY)

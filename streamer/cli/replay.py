@@ -48,7 +48,8 @@ def replay(
         if as_json:
             write_json(done)
         else:
-            typer.echo(f"{count(done.predictions)} predictions and {count(done.labels)} labels installed")
+            logs = f", {count(done.features)} feature logs" if done.features else ""
+            typer.echo(f"{count(done.predictions)} predictions{logs} and {count(done.labels)} labels installed")
         return
     files = {kind: path for kind, path in (("predictions", predictions), ("labels", labels)) if path is not None}
     if not files:

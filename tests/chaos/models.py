@@ -18,6 +18,7 @@ T0 = 1_700_000_040_000 // PANE_MS * PANE_MS
 VERSION = "1"
 # Serves nobody and has no reference: its events are counted and not binned. CHALLENGER has one.
 UNKNOWN, CHALLENGER = "0", "2"
+REGIONS = ("north", "south", "west")
 CARRIERS = ("AA", "B6", "UA", "WN")
 CLASSES = ("late", "on-time", "cancelled")
 _ROWS = 4_000
@@ -37,10 +38,15 @@ _DOCUMENTS: dict[str, dict[str, Any]] = {
     MODEL: _BINARY,
     # Logged through the SDK, as it comes.
     "churn": _BINARY,
-    # A number is predicted, and one of its features is logged apart.
+    # A number is predicted, and two of its features are logged apart, one of which slices the traffic.
     "price": {
         "task": "regression",
-        "features": {"size": {"kind": "numeric"}, "stock": {"kind": "numeric", "source": "features"}},
+        "features": {
+            "size": {"kind": "numeric"},
+            "stock": {"kind": "numeric", "source": "features"},
+            "region": {"kind": "categorical", "source": "features"},
+        },
+        "slices": ["region"],
     },
     "delay-class": {**_BINARY, "task": "multiclass", "positive": None},
     # Labels that bring their prediction along are not joined.
@@ -83,6 +89,7 @@ def _reference(config: ModelConfig, version: str) -> ReferenceProfile:
         "temp": rng.normal(60.0, 10.0, _ROWS),
         "size": rng.normal(100.0, 20.0, _ROWS),
         "stock": rng.normal(5.0, 2.0, _ROWS),
+        "region": np.array(REGIONS, dtype=object)[rng.integers(0, len(REGIONS), _ROWS)],
         "@score": rng.normal(300.0, 60.0, _ROWS) if config.task == "regression" else rng.uniform(0, 1, _ROWS),
         "@prediction": np.array(CLASSES, dtype=object)[rng.integers(0, len(CLASSES), _ROWS)],
     }

@@ -87,6 +87,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     faults: dict[str, int]
     lost_bytes: int
     ended: int
+    logs_by_fate: dict[str, int]
     labels_by_fate: dict[str, int]
     findings: Findings
     replay_s: float
@@ -147,6 +148,7 @@ def run(stack: Stack, settings: Settings, options: Options, say: Callable[[str],
         faults=dict(storm.done),
         lost_bytes=storm.lost_bytes,
         ended=crew.ended,
+        logs_by_fate=dict(stream.answer.logs),
         labels_by_fate=dict(stream.answer.labels),
         findings=findings,
         replay_s=replayed - began,

@@ -1,4 +1,4 @@
-"""A seeded stream with a known answer: predictions of every kind, and labels with everything that befalls labels."""
+"""A seeded stream with a known answer: predictions of every kind, feature logs and labels in all the ways they come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from streamer.decode import Kind
 from streamer.partitioning import partition_of
-from tests.chaos.models import CARRIERS, CHALLENGER, CLASSES, MODELS, PANE_MS, T0, UNKNOWN, VERSION
+from tests.chaos.models import CARRIERS, CHALLENGER, CLASSES, MODELS, PANE_MS, REGIONS, T0, UNKNOWN, VERSION
 
 PARTITIONS = 4
 TICK_S = 0.05
@@ -47,14 +47,17 @@ class Sending(NamedTuple):
 class Answer:
     """What must come out: predictions that count and those of them that are labelled, by model, version and origin.
 
+    `sliced` has the labelled ones by slice as well; `logs` and `labels` say how feature logs and labels came.
     `refused` counts the messages that belong among the dead letters, `sent` all.
     """
 
     events: Counter[Group] = field(default_factory=Counter)
     labelled: Counter[Group] = field(default_factory=Counter)
+    sliced: Counter[tuple[*Group, str]] = field(default_factory=Counter)
     refused: int = 0
     sent: int = 0
     labels: Counter[str] = field(default_factory=Counter)
+    logs: Counter[str] = field(default_factory=Counter)
 
 
 class Stream:
@@ -77,6 +80,7 @@ class Stream:
         self._due: list[tuple[int, int, Sending]] = []
         self._number = self._order = 0
         self._identities: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        self._slices: dict[tuple[str, str], str] = {}
         self._labels: dict[tuple[str, str], tuple[tuple[int, int], bool]] = {}
         self.answer = Answer()
 
@@ -93,8 +97,12 @@ class Stream:
             yield batch
         for key, identities in self._identities.items():
             held = self._labels.get(key)
+            if held is None or held[1]:
+                continue
             for version, origin in identities:
-                self.answer.labelled[key[0], version, origin] += held is not None and not held[1]
+                self.answer.labelled[key[0], version, origin] += 1
+                if key in self._slices:
+                    self.answer.sliced[key[0], version, origin, self._slices[key]] += 1
 
     def _later(self, tick: int, sending: Sending) -> None:
         self._order += 1
@@ -114,7 +122,7 @@ class Stream:
             # A clock two days fast.
             self._refuse(tick, {**event, "prediction_id": f"ahead-{self._number}", "ts": self._now_ms + 2 * _DAY_MS})
         if name == "price":
-            self._log_feature(event, tick)
+            self._log_features(event, tick)
         if "error" in event:
             self._count(event)
             return
@@ -152,8 +160,11 @@ class Stream:
             event["version"] = CHALLENGER
         if name == "price":
             said = random.gauss(300.0, 60.0)
-            return {**event, "features": {"size": random.gauss(100.0 + shift, 20.0)}, "prediction": said}
-        features: Document = {"hour": random.randrange(24), "carrier": random.choice(CARRIERS)}
+            features: Document = {"size": random.gauss(100.0 + shift, 20.0)}
+            if random.random() < 0.1:
+                features["region"] = random.choice(REGIONS)
+            return {**event, "features": features, "prediction": said}
+        features = {"hour": random.randrange(24), "carrier": random.choice(CARRIERS)}
         features["temp"] = None if random.random() < 0.02 else random.gauss(60.0 + shift, 10.0)
         if random.random() < 0.01:
             features["carrier"] = "a new one"
@@ -238,10 +249,38 @@ class Stream:
             truth = not label["label"]
             self._say(came + 10, "labels", {**label, **context, "previous": label["label"], "label": truth})
 
-    def _log_feature(self, event: Document, tick: int) -> None:
-        said = {"stock": self._random.gauss(5.0, 2.0)}
-        log = {name: event[name] for name in ("prediction_id", "model", "ts", "version")}
-        self._say(tick + self._random.randrange(10), "features", {**log, "features": said})
+    def _log_features(self, event: Document, tick: int) -> None:
+        """Say of a prediction what it does not say itself, or does, in one of the ways feature logs come."""
+        random = self._random
+        how = random.choices(list(_LOGGED), weights=list(_LOGGED.values()))[0]
+        self.answer.logs[how] += 1
+        first, newer = random.choice(REGIONS), random.choice(REGIONS)
+        named = {name: event[name] for name in ("prediction_id", "model", "ts", "version")}
+        plain = {**named, "features": {"stock": random.gauss(5.0, 2.0)}}
+        log = {**named, "features": {**plain["features"], "region": first}}
+        again = {**log, "ts": event["ts"] + 1, "features": {**log["features"], "region": newer}}
+        home = partition_of(event["prediction_id"], PARTITIONS)
+        elsewhere = (home + random.randrange(1, PARTITIONS)) % PARTITIONS
+        soon, later = random.randrange(10), 10 + random.randrange(120)
+        sent: dict[str, tuple[list[tuple[int, Document, int]], str | None]] = {
+            "none": ([], None),
+            "no slice": ([(soon, plain, home)], None),
+            "soon": ([(soon, log, home)], first),
+            "elsewhere": ([(soon, log, elsewhere)], first),
+            "early": ([(-1, log, elsewhere)], first),
+            "late": ([(later, log, home)], first),
+            "twice": ([(soon, log, home), (later, log, home)], first),
+            "twice, apart": ([(soon, log, home), (soon, log, elsewhere)], first),
+            "newer": ([(soon, log, home), (later, again, elsewhere)], newer),
+            "newer first": ([(later, log, home), (soon, again, elsewhere)], newer),
+            "in parts": ([(later, log, elsewhere), (later, {**plain, "ts": event["ts"] + 1}, home)], first),
+        }
+        logs, region = sent[how]
+        for delay, document, partition in logs:
+            self._say(tick + delay, "features", document, partition)
+        region = event["features"].get("region", region)
+        if region is not None:
+            self._slices["price", event["prediction_id"]] = f"region={region}"
 
     def _say(self, tick: int, kind: Kind, document: Document, partition: int | None = None) -> None:
         home = partition_of(document["prediction_id"], PARTITIONS)
@@ -259,7 +298,10 @@ class Stream:
         version, origin = event["version"], event.get("origin", "live")
         self.answer.events[event["model"], version, origin] += 1
         if "error" not in event and event["model"] not in ("fraud", "brief"):
-            self._identities[event["model"], event["prediction_id"]].append((version, origin))
+            key = event["model"], event["prediction_id"]
+            self._identities[key].append((version, origin))
+            if "carrier" in event["features"]:
+                self._slices[key] = f"carrier={event['features']['carrier']}"
 
     def _note(self, label: Document) -> None:
         key = (label["model"], label["prediction_id"])
@@ -268,6 +310,20 @@ class Stream:
             self._labels[key] = (rank, label.get("deleted", False))
 
 
+# How feature logs come, and how often.
+_LOGGED = {
+    "soon": 30,
+    "none": 5,
+    "no slice": 5,
+    "elsewhere": 10,
+    "early": 10,
+    "late": 15,
+    "twice": 5,
+    "twice, apart": 5,
+    "newer": 10,
+    "newer first": 5,
+    "in parts": 5,
+}
 # How labels come, and how often.
 _FATES = {
     "plain": 40,

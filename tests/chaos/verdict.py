@@ -150,12 +150,17 @@ def _told(found: recount.Difference) -> str:
 def _totals(answer: Answer, counted: recount.Recount, committed: Committed) -> list[str]:
     """Hold both counts against what was sent: a recount of a log that lost something would agree with the workers."""
     amiss = []
-    for what, wanted in (("events", answer.events), ("labelled", answer.labelled)):
+    for what, wanted in (("events", answer.events), ("labelled", answer.labelled), ("performance", answer.sliced)):
         for who, panes in (("log", counted.panes), ("workers", committed.panes)):
-            got: Counter[tuple[str, str, str]] = Counter()
-            for (model, version, origin, _start, kind, _name), counts in panes.items():
-                if kind == what:
+            got: Counter[tuple[str, ...]] = Counter()
+            for (model, version, origin, _start, kind, name), counts in panes.items():
+                if kind != what:
+                    continue
+                if kind != "performance":
                     got[model, version, origin] += int(counts.sum())
+                elif name:
+                    # The first entry of a slice's vector is how many are labelled.
+                    got[model, version, origin, name] += int(counts[0])
             amiss += [
                 f"{who}: {what} of {' '.join(group)}: {got[group]}, sent {wanted[group]}"
                 for group in sorted(wanted.keys() | got.keys())

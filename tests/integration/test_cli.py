@@ -195,7 +195,7 @@ def test_a_lost_label_store_is_made_anew_and_labels_still_find_their_predictions
     for bucket in range(settings.labels.join_buckets):
         store.delete(keys.join(bucket))
     done = json.loads(run("replay", "--rebuild-join", "--json").output)
-    assert done == {"predictions": sent, "labels": sent, "read": 2 * sent}
+    assert done == {"predictions": sent, "features": 0, "labels": sent, "read": 2 * sent}
     assert json.loads(run("replay", "--rebuild-join", "--json").output) == done
 
     correction = {

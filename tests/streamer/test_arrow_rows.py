@@ -17,7 +17,7 @@ from streamer.rows import Places
 from streamer.transaction import Partition
 from tests.streamer.arrows import arrow_of
 from tests.streamer.logs import SETTINGS, T0, catalog_of, config
-from tests.streamer.test_ingest import LABELS, PREDICTIONS, Feed, content, label, prediction
+from tests.streamer.test_ingest import LABELS, PREDICTIONS, Feed, content, label, of, prediction
 
 CONTEXT = {"version": "1", "prediction": True, "score": 0.75, "prediction_ts": T0}
 AHEAD = T0 + 10**10
@@ -179,6 +179,28 @@ def test_feature_logs_in_a_batch_are_counted_as_features() -> None:
     partial, (dead,) = feed.flush()
     assert [(i.source, i.events, bool(i.cells)) for i in partial.increments] == [("features", 2, True)]
     assert dict(dead.headers)["field"] == b"features"
+
+
+@pytest.mark.parametrize("as_batch", [True, False])
+def test_feature_logs_slice_the_predictions_they_name_in_a_batch_and_one_by_one(as_batch: bool) -> None:
+    feed = Feed(features={"plan": {"kind": "categorical", "source": "features"}})
+    logs = Partition("features.v1", 0)
+    feed.next[logs] = feed.ingest._progress[logs] = 0
+    feed.give(PREDICTIONS, *(prediction(prediction_id=f"p{n}", features={"age": 40.0}) for n in range(4)))
+    feed.give(LABELS, *(label(prediction_id=f"p{n}") for n in range(4)))
+    feed.flush()
+    log = {"model": "churn", "version": "1", "ts": T0, "features": {"plan": "b", "age": 1.0}}
+    events = [
+        {**log, "prediction_id": "p0"},
+        {**log, "prediction_id": "p1", "features": {"plan": "c", "age": 1.0}},
+        {**log, "prediction_id": "p2", "features": {"plan": None, "age": 1.0}},
+        {**log, "prediction_id": None},
+    ]
+    feed.give(logs, *([arrow_of(events)] if as_batch else events))
+    (increment,) = of(feed.flush()[0], "labels")
+    counts = {name: int(np.frombuffer(raw, "<i8")[0]) for name, raw in increment.performance.items()}
+    assert counts == {"plan=b": 1, "plan=c": 1}
+    assert increment.labelled == 0
 
 
 def test_numbers_are_told_apart_as_slices_though_no_float_could() -> None:

@@ -125,6 +125,18 @@ def test_labels_wait_in_their_topic_while_the_join_store_is_lost(monkeypatch: py
     assert list(feed.ingest.held_back()) == []
 
 
+def test_feature_logs_wait_with_the_labels_where_they_slice_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = Partition("features.v1", 0)
+    monkeypatch.setattr(MemoryRecords, "lost", lambda _self, buckets: list(buckets)[:1])
+    standing = {place: Standing(0, 0) for place in (PREDICTIONS, logs, LABELS)}
+    for feed, waiting in (
+        (Feed(), [LABELS]),
+        (Feed(features={"plan": {"kind": "categorical", "source": "features"}}), [logs, LABELS]),
+    ):
+        feed.ingest.restore(standing)
+        assert list(feed.ingest.held_back()) == waiting
+
+
 def test_a_repeated_prediction_counts_once() -> None:
     feed = Feed()
     feed.give(PREDICTIONS, prediction(), prediction())

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from streamer.columns import Coded
 from streamer.join_bulk import Entries, Given, Owner
 from streamer.join_records import (
-    MAX_LABELS,
+    MAX_OF_A_KIND,
+    EntryKind,
     Stored,
+    StoredFeatures,
     StoredLabel,
     StoredPrediction,
     encode_entry,
@@ -29,6 +31,7 @@ from streamer.join_records import (
 )
 from streamer.labels import (
     Contribution,
+    FeaturesEntry,
     JoinResult,
     JoinStore,
     LabelEntry,
@@ -41,7 +44,7 @@ from streamer.labels import (
     stored_entry,
 )
 from streamer.state import Keys
-from tests.streamer.join_world import T0, Entry, World, label, prediction, store
+from tests.streamer.join_world import T0, Entry, World, features, label, prediction, store
 from tests.streamer.stores import MemoryServer
 
 
@@ -152,9 +155,58 @@ def test_models_epochs_and_ids_are_kept_apart() -> None:
     assert (joined.contributions, joined.parked) == ([], 2)
 
 
+def sliced(found: Sequence[Contribution]) -> list[tuple[list[str], int, int]]:
+    return [(row.slices, row.sign, row.labelled) for row in found]
+
+
+def test_a_label_counts_in_the_slices_that_were_logged_before_it() -> None:
+    for early in ([prediction(0), features(0, ["b=1"])], [features(0, ["b=1"]), prediction(0)]):
+        joining = store()
+        told = joining.join(early)
+        assert (told.contributions, told.parked, told.duplicates) == ([], 0, 0)
+        assert sliced(joining.join([label(0)]).contributions) == [(["a=1", "b=1"], 1, 1)]
+
+
+def test_a_feature_log_that_comes_after_the_label_moves_what_was_counted_to_its_slice() -> None:
+    joining = store()
+    joining.join([prediction(0), label(0)])
+    moved = joining.join([features(0, ["b=1"])])
+    assert sliced(moved.contributions) == [(["a=1"], -1, 0), (["a=1", "b=1"], 1, 0)]
+    assert joining.join([features(0, ["b=1"])]).contributions == moved.contributions
+
+
+def test_a_feature_log_that_waited_with_its_label_slices_the_prediction_when_it_comes() -> None:
+    joining = store()
+    assert joining.join([label(0), features(0, ["b=1"])]).parked == 1
+    assert sliced(joining.join([prediction(0)]).contributions) == [(["a=1", "b=1"], 1, 1)]
+
+
+def test_what_a_prediction_says_itself_is_its_slice_whatever_is_logged() -> None:
+    joining = store()
+    joining.join([prediction(0), label(0)])
+    assert joining.join([features(0, ["a=2"])]).contributions == []
+
+
+def test_a_repeated_feature_log_changes_nothing_and_the_newest_one_wins_feature_by_feature() -> None:
+    joining = store()
+    joining.join([prediction(0), label(0), features(0, ["b=1", "c=1"], ts=5)])
+    assert joining.join([features(1, ["b=1"], ts=5, partition=3)]).contributions == []
+    assert joining.join([features(2, ["b=9"], ts=4)]).contributions == []
+    newer = joining.join([features(3, ["b=2"], ts=6)])
+    assert sliced(newer.contributions) == [(["a=1", "b=1", "c=1"], -1, 0), (["a=1", "b=2", "c=1"], 1, 0)]
+
+
+def test_a_feature_log_slices_every_identity_of_its_prediction_and_no_deleted_label() -> None:
+    joining = store()
+    joining.join([prediction(0), prediction(1, version="v2"), label(0), features(0, ["b=1"])])
+    gone = joining.join([label(1, deleted=True, revision=1)])
+    assert sliced(gone.contributions) == [(["a=1", "b=1"], -1, -1), (["b=1"], -1, -1)]
+    assert joining.join([features(1, ["b=2"], ts=1)]).contributions == []
+
+
 def test_a_full_record_drops_labels_and_says_so_but_still_takes_its_prediction() -> None:
     joining = store()
-    storm = [label(offset, "1") for offset in range(MAX_LABELS)]
+    storm = [label(offset, "1") for offset in range(MAX_OF_A_KIND)]
     joining.join(storm)
     more = joining.join([label(1_000, "0", revision=1), label(1_001, "0", revision=2)])
     assert (more.dropped, more.contributions) == (2, [])
@@ -249,9 +301,15 @@ entries = st.lists(
             prediction=st.text(max_size=3),
             score=st.none() | st.floats(0, 1),
             scores=st.none(),
-            slices=st.lists(st.text(max_size=3), max_size=2),
+            slices=st.lists(st.sampled_from(["a=0", "é=\n"]), max_size=2),
             rollout_id=st.none(),
             bucket=st.integers(-1, 999),
+        ),
+        st.builds(
+            StoredFeatures,
+            position=st.integers(0, 30).map(lambda offset: f"features:0:{offset}:0"),
+            ts=st.integers(0, 2),
+            slices=st.lists(st.sampled_from(["a=1", "a=2", "b=1"]), max_size=2),
         ),
     ),
     max_size=12,
@@ -281,10 +339,10 @@ def test_contributions_telescope_however_the_entries_are_split_into_batches(
     assert all(count in (0, 1) for count in total(pieces).values())
 
 
-def total(found: Sequence[Contribution]) -> Counter[tuple[str, str, str, str]]:
-    counts: Counter[tuple[str, str, str, str]] = Counter()
+def total(found: Sequence[Contribution]) -> Counter[tuple[str, ...]]:
+    counts: Counter[tuple[str, ...]] = Counter()
     for row in found:
-        counts[row.version, row.origin, row.prediction, row.label] += row.sign
+        counts[row.version, row.origin, row.prediction, row.label, *row.slices] += row.sign
     return Counter({key: count for key, count in counts.items() if count})
 
 
@@ -302,16 +360,23 @@ def test_sums_are_the_offline_join_through_crashes_of_workers_and_store(seed: in
         assert set(world.counted) == set(world.said)
 
 
+KINDS: dict[EntryKind, type[Entry]] = {
+    "prediction": PredictionEntry,
+    "features": FeaturesEntry,
+    "label": LabelEntry,
+}
+
+
 def given_of(batch: Sequence[Entry]) -> list[Given]:
-    """Put entries as ingest gives them in bulk: predictions, then labels."""
+    """Put entries as ingest gives them in bulk: predictions, then feature logs, then labels."""
     found = []
-    for kind in (PredictionEntry, LabelEntry):
+    for name, kind in KINDS.items():
         chosen = [entry for entry in batch if isinstance(entry, kind)]
         if chosen:
             pairs = [keyed(stored_entry(entry)) for entry in chosen]
             keys, owners = Coded.of([key for key, _ in pairs]), Coded.of([Owner(e.model, 1) for e in chosen])
             entries = Entries(
-                kind is PredictionEntry,
+                name,
                 [entry.prediction_id for entry in chosen],
                 [encode_entry(entry) for _, entry in pairs],
                 keys.values,
@@ -335,7 +400,7 @@ def test_joining_many_is_joining_each_however_the_log_is_cut(seed: int) -> None:
             start = random.randrange(len(log))
             for at in range(start, len(log), size := random.randrange(1, 30)):
                 for given_ in given_of(log[at : at + size]):
-                    chosen = [e for e in log[at : at + size] if isinstance(e, PredictionEntry) == given_.of_predictions]
+                    chosen = [e for e in log[at : at + size] if isinstance(e, KINDS[given_.kind])]
                     joining = store(many)
                     alone = store(one).join(chosen)
                     cut = random.randrange(len(chosen))

@@ -50,6 +50,10 @@ def test_what_the_topic_carries_reads_back_the_same(document: dict[str, Any] | P
         ({"features": {}}, "features: got {}"),
         ({"features": {"age": {"kind": "number"}}}, r"features\.age\.kind: got 'number'"),
         ({"slices": ["city"]}, r"slices: \['city'\] are not among the features"),
+        (
+            {"features": {"a=b": {"kind": "categorical"}}, "slices": ["a=b"]},
+            r"slices: \['a=b'\] hold a \"=\", which parts a feature from its value",
+        ),
         ({"time": {"pane": "5"}, "window": {"min_event": 3}}, r"window\.min_event: unknown key"),
         ({"time": {"pane": "often"}}, r"time\.pane: got 'often': .*wanted a duration"),
         ({"canary": {"steps": [10, 5]}}, r"steps: got \(10.0, 5.0\), wanted rising percentages"),

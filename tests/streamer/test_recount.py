@@ -117,6 +117,31 @@ def test_the_effective_label_is_the_largest_by_revision_time_and_place() -> None
     assert counted(log)["performance", "plan=a"] == vector
 
 
+def sliced(logs: list[list[dict[str, Any]]], **changes: Any) -> set[str]:
+    """Return the slices a labelled prediction is counted in, with these feature logs."""
+    apart = {"plan": {"kind": "categorical", "source": "features"}}
+    log: Log = {"predictions": [[prediction(**changes)]], "features": logs, "labels": [[label()]]}
+    found = counted(log, features=apart)
+    return {name for (kind, name) in found if kind == "performance" and name}
+
+
+def feature_log(**changes: Any) -> dict[str, Any]:
+    return {"prediction_id": "p1", "model": "churn", "ts": T0, "features": {"plan": "b"}, **changes}
+
+
+def test_a_prediction_is_in_the_slices_that_are_logged_of_it_and_that_it_does_not_say_itself() -> None:
+    assert sliced([[feature_log()]], features={"age": 40.0}) == {"plan=b"}
+    assert sliced([[feature_log()]]) == {"plan=a"}
+    assert sliced([[feature_log(prediction_id="p2"), feature_log(prediction_id=None)]], features={}) == set()
+
+
+def test_the_newest_feature_log_that_says_a_feature_slices_its_prediction() -> None:
+    later = feature_log(features={"plan": "c"}, ts=T0 + 1)
+    silent = feature_log(features={"plan": None}, ts=T0 + 2)
+    assert sliced([[later, feature_log(), silent]], features={}) == {"plan=c"}
+    assert sliced([[feature_log()], [feature_log(features={"plan": "d"})]], features={}) == {"plan=d"}
+
+
 def test_a_deleted_label_leaves_nothing() -> None:
     log: Log = {"predictions": [[prediction()]], "labels": [[label(), label(label=None, deleted=True, revision=1)]]}
     assert ("labelled", "") not in counted(log)
@@ -132,11 +157,12 @@ def test_labels_in_context_count_without_their_prediction() -> None:
 
 
 def catalog_for(task: str, mode: str) -> Catalog:
-    """A model with two features of its own and one logged apart, and a reference of version 1 alone."""
+    """A model with two features of its own and one logged apart, a slice each, and a reference of version 1 alone."""
     model = config(
         task=task,
         positive=True if task == "binary" else None,
         features={"apart": {"kind": "numeric", "source": "features"}},
+        slices=["plan", "apart"],
         labels={"mode": mode, "share": 0.8},
     )
     rng = np.random.default_rng(0)
@@ -180,13 +206,16 @@ def random_log(random: Random, task: str, mode: str) -> Log:
         if kind == "predictions":
             # All copies of an id and version say the same, as a producer that repeats itself does.
             same = Random(f"{number}{shared['version']}")
-            values = {name: same.choice(odd) for name in ("age", "plan", "other") if same.random() < 0.9}
+            values = {name: same.choice(odd) for name in ("age", "plan", "other", "apart") if same.random() < 0.9}
             failed = same.random() < 0.1
             event = {**shared, "ts": moment, "features": values, "origin": random.choice(["live", "shadow"])}
             event |= {"prediction": None, "error": "x"} if failed else {"prediction": same.choice(said)}
             event["score"] = same.choice(scores)
         elif kind == "features":
-            event = {**shared, "ts": moment, "features": {"apart": random.choice(odd), "age": 1}}
+            event = {**shared, "ts": moment + random.randrange(3), "features": {"apart": random.choice(odd), "age": 1}}
+            event["features"] |= {"plan": "b"} if random.random() < 0.5 else {}
+            if random.random() < 0.1:
+                event["prediction_id"] = random.choice([None, ""])
         else:
             event = {**shared, "ts": T0 + random.randrange(4), "revision": random.randrange(2)}
             event |= {"deleted": True} if random.random() < 0.2 else {"label": random.choice(said)}

@@ -1,0 +1,185 @@
+"""What the entries of a join record change in the counts: signed rows, the same however often an entry is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from monitors.slices import slice_feature
+from streamer.join_bulk import Owner
+from streamer.join_records import (
+    Stored,
+    StoredFeatures,
+    StoredLabel,
+    StoredPrediction,
+    features_rank,
+    rank,
+)
+
+
+class Contribution(NamedTuple):
+    """One labelled prediction to add (`sign` +1) to or take (−1) from the counts.
+
+    `labelled` is the change in the number of labelled predictions: ±1 where a prediction gains or loses its
+    label, 0 for both rows of a correction. `score` is P(`label`) for multiclass.
+    """
+
+    model: str
+    model_epoch: int
+    version: str
+    origin: str
+    event_time_ms: int
+    prediction: str
+    score: float
+    slices: list[str]
+    rollout_id: str | None
+    bucket: int
+    label: str
+    sign: int
+    labelled: int
+
+
+@dataclass
+class JoinResult:
+    """What one batch adds.
+
+    `counted` answers each prediction entry given, in order: whether it counts (a repeated one does not).
+    `parked` labels wait for their prediction; `duplicates` are repeated predictions and labels that repeat or
+    are older than what is known; `dropped` found their record full.
+    """
+
+    counted: list[bool] = field(default_factory=list)
+    contributions: list[Contribution] = field(default_factory=list)
+    parked: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+
+
+class Record(msgspec.Struct, gc=False):
+    """All that is known of one prediction_id: its entries in the order the store met them."""
+
+    model: str
+    model_epoch: int
+    entries: Sequence[Stored]
+
+
+class _Known(NamedTuple):
+    """What others than the predictions of an id say of them.
+
+    `label` is the effective one; `logged` has, for each feature, the effective log and the slice it puts them in.
+    """
+
+    label: StoredLabel | None = None
+    logged: Mapping[str, tuple[StoredFeatures, str]] = {}
+
+    @property
+    def truth(self) -> str | None:
+        return None if self.label is None or self.label.deleted else self.label.label
+
+    def with_features(self, log: StoredFeatures) -> _Known:
+        logged = dict(self.logged)
+        for key in log.slices:
+            held = logged.get(slice_feature(key))
+            if held is None or features_rank(log) > features_rank(held[0]):
+                logged[slice_feature(key)] = log, key
+        return self._replace(logged=logged)
+
+    def slices(self, prediction: StoredPrediction) -> list[str]:
+        """Return the slices a prediction is in: its own features', and what is logged of those it does not carry."""
+        if not self.logged:
+            return prediction.slices
+        own = set(map(slice_feature, prediction.slices))
+        return [*prediction.slices, *(key for name, (_log, key) in sorted(self.logged.items()) if name not in own)]
+
+
+def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
+    """Return what the entries at `new_positions` contribute: what is known up to each − what was before it.
+
+    A function of the record alone, which only ever grows at its end: an entry read again contributes what it
+    contributed the first time, and over all entries the sum is the effective labels of all identities, each in the
+    slices that are effective.
+
+    Returns
+    -------
+    The result with `counted` left to the caller, who knows the order of its predictions.
+    """
+    result = JoinResult()
+    contribute(result, record, new_positions)
+    return result
+
+
+def contribute(result: JoinResult, record: Record, new_positions: Collection[str]) -> None:
+    """Add to a result what the entries at `new_positions` contribute."""
+    predictions: list[StoredPrediction] = []
+    known = _Known()
+    for entry in record.entries:
+        new = entry.position in new_positions
+        if isinstance(entry, StoredPrediction):
+            predictions.append(entry)
+            if new:
+                _change(result.contributions, record, [entry], _Known(), known)
+            continue
+        before = known
+        if isinstance(entry, StoredFeatures):
+            known = before.with_features(entry)
+        elif before.label is None or rank(entry) > rank(before.label):
+            known = before._replace(label=entry)
+        if not new:
+            continue
+        if isinstance(entry, StoredLabel):
+            if before.label is not None and (known is before or _same(before.label, entry)):
+                result.duplicates += 1
+                continue
+            result.parked += not predictions
+        _change(result.contributions, record, predictions, before, known)
+
+
+def _same(first: StoredLabel, second: StoredLabel) -> bool:
+    return first.deleted == second.deleted and (first.deleted or first.label == second.label)
+
+
+def _change(
+    rows: list[Contribution],
+    record: Record,
+    predictions: Sequence[StoredPrediction],
+    before: _Known,
+    after: _Known,
+) -> None:
+    """Append the rows that take the predictions from what was known before to what is after."""
+    old, new = before.truth, after.truth
+    for prediction in predictions:
+        was_in, is_in = before.slices(prediction), after.slices(prediction)
+        if old == new and was_in == is_in:
+            continue
+        if old is not None:
+            rows.append(labelled_row(record, prediction, was_in, old, -1, -1 if new is None else 0))
+        if new is not None:
+            rows.append(labelled_row(record, prediction, is_in, new, 1, 1 if old is None else 0))
+
+
+def labelled_row(
+    record: Record | Owner, prediction: StoredPrediction, slices: list[str], label: str, sign: int, labelled: int
+) -> Contribution:
+    """Return the row of a prediction with a label, in these slices."""
+    score = prediction.score
+    if prediction.scores is not None:
+        score = prediction.scores.get(label, math.nan)
+    return Contribution(
+        record.model,
+        record.model_epoch,
+        prediction.version,
+        prediction.origin,
+        prediction.event_time_ms,
+        prediction.prediction,
+        math.nan if score is None else score,
+        slices,
+        prediction.rollout_id,
+        prediction.bucket,
+        label,
+        sign,
+        labelled,
+    )

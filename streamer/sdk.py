@@ -227,14 +227,12 @@ class Client:
         TypeError, ValueError
             When an argument is wrong; the message names it.
         """
-        if choice is not None and version is not None and version != choice.version:
-            raise ValueError(f"version: got {version!r}, but choice says {choice.version!r}; give one of them")
         event = checked_prediction(
             Prediction(
                 prediction_id=str(uuid_utils.uuid7()) if prediction_id is None else str(prediction_id),
                 model=model,
                 ts=now_ms() if ts_ms is None else ts_ms,
-                version=choice.version if choice is not None else UNKNOWN_VERSION if version is None else version,
+                version=_version(version, choice),
                 features=features,  # type: ignore[arg-type]  # a mapping becomes a dict when it is checked
                 prediction=prediction,
                 score=score,
@@ -258,18 +256,20 @@ class Client:
         prediction_id: object = None,
         version: str | None = None,
         ts_ms: int | None = None,
+        choice: Choice | None = None,
     ) -> None:
         """Log features apart from a prediction, as a feature job computes them; arguments as for `log_prediction`.
 
-        Give the `version` that is to be watched by them: without one they are counted and held against nothing. With a
-        `prediction_id` they say which slices that prediction is in, by the features that have `source = "features"`.
+        Give the `version` that is to be watched by them, or what `choose` says serves the entity as `choice`: without
+        either they are counted and held against nothing. With a `prediction_id` they say which slices that prediction
+        is in, by the features that have `source = "features"`.
         """
         event = checked_features(
             FeatureLog(
                 model=model,
                 ts=now_ms() if ts_ms is None else ts_ms,
                 features=features,  # type: ignore[arg-type]
-                version=UNKNOWN_VERSION if version is None else version,
+                version=_version(version, choice),
                 prediction_id=None if prediction_id is None else str(prediction_id),
                 entity_id=entity_id,  # type: ignore[arg-type]
             )
@@ -409,3 +409,11 @@ def _entries(topic: str, events: Sequence[Prediction | Label]) -> list[Entry]:
 
 def _batch_entries(topic: str, pieces: Iterable[tuple[bytes, int]]) -> list[Entry]:
     return [Entry(topic, None, body, BATCH_HEADERS, events) for body, events in pieces]
+
+
+def _version(version: str | None, choice: Choice | None) -> str:
+    if choice is None:
+        return UNKNOWN_VERSION if version is None else version
+    if version is not None and version != choice.version:
+        raise ValueError(f"version: got {version!r}, but choice says {choice.version!r}; give one of them")
+    return choice.version

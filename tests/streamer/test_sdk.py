@@ -130,6 +130,13 @@ def test_features_and_labels_go_to_topics_of_their_own(client: Client, kept: Kep
     assert kept.events[3] == Label(prediction_id="p", model="m", ts=T0, label=False, revision=2, value=1.5)
 
 
+def test_features_are_of_the_version_that_was_chosen(client: Client, kept: Kept) -> None:
+    client.log_features(model="m", features={"a": 1}, entity_id="e", choice=Choice("4"))
+    assert kept.events[0].version == "4"
+    with pytest.raises(ValueError, match="version: got '3', but choice says '4'"):
+        client.log_features(model="m", features={"a": 1}, version="3", choice=Choice("4"))
+
+
 def test_batches_are_events_or_columns(client: Client, kept: Kept) -> None:
     events = [Prediction(prediction_id=name, model="m", ts=T0, prediction=1) for name in "ab"]
     assert client.log_predictions(events) == ["a", "b"]

@@ -95,3 +95,11 @@ def send_events(
         producer.poll(0)
     assert producer.flush(30) == 0
     return sent
+
+
+def send_features(settings: Settings, *, prediction_id: str, **features: Any) -> None:
+    """Send one feature log of a prediction."""
+    event = {"prediction_id": prediction_id, "model": "churn", "version": "1", "ts": T0, "features": features}
+    producer = Producer({**settings.kafka.properties()})
+    producer.produce(settings.topic("features"), json.dumps(event), prediction_id)
+    assert producer.flush(10) == 0

@@ -23,7 +23,7 @@ from streamer.doctor import missing_topics
 from streamer.references import ProfileError
 from streamer.settings import Settings
 from streamer.state import Keys
-from tests.integration.events import MODEL, T0, profile_of, rows, send_events
+from tests.integration.events import MODEL, T0, profile_of, rows, send_events, send_features
 from tests.integration.running import environment, running_worker, wait_for
 
 pytestmark = pytest.mark.integration
@@ -46,10 +46,10 @@ def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     return invoke
 
 
-def write_model(path: Path) -> None:
+def write_model(path: Path, *, slices: str = '"plan"', features: str = "") -> None:
     path.write_text(
-        'name = "churn"\ntask = "binary"\npositive = true\nslices = ["plan"]\n'
-        '[features]\nage = { kind = "numeric" }\nplan = { kind = "categorical" }\n'
+        f'name = "churn"\ntask = "binary"\npositive = true\nslices = [{slices}]\n'
+        f'[features]\nage = {{ kind = "numeric" }}\nplan = {{ kind = "categorical" }}\n{features}'
         '[time]\npane = "1m"\nlateness = "10s"\nidle = "500ms"\nretention = "10d"\n'
         '[window]\nmin_events = 200\nmax_age = "1h"\n'
         '[labels]\nmaturity = "1m"\nmin_labels = 10\n'
@@ -175,7 +175,8 @@ def test_what_no_model_takes_is_listed_and_sent_again_once_it_does(run: Run, set
 def test_a_lost_label_store_is_made_anew_and_labels_still_find_their_predictions(
     run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_model(Path("churn.toml"))
+    region = 'region = { kind = "categorical", source = "features" }\n'
+    write_model(Path("churn.toml"), slices='"plan", "region"', features=region)
     run("models", "apply", "churn.toml")
     references.publish(settings, profile_of(MODEL, "1"))
     store = redis.Redis.from_url(settings.redis.url)
@@ -184,10 +185,16 @@ def test_a_lost_label_store_is_made_anew_and_labels_still_find_their_predictions
     def performance() -> dict[str, int]:
         return json.loads(store.get(keys.performance("churn", "1")) or "{}")
 
+    def sliced() -> dict[str, int]:
+        return json.loads(store.hget(keys.slices("churn", "1"), "region=north") or "{}").get("metrics", {})
+
+    one = "00000000-0000-0000-0000-000000000001"
     with running_worker(settings):
         sent = send_events(settings, panes=1, per_pane=50, shift_from=9)
         sent += send_events(settings, panes=1, per_pane=50, shift_from=9, first=1, as_batches=True)
         wait_for(performance, lambda found: found.get("labelled") == sent)
+        send_features(settings, prediction_id=one, region="north")
+        wait_for(sliced, lambda found: found.get("n") == 1)
         with monkeypatch.context() as hurried:
             hurried.setattr(join_rebuild, "SESSION_S", 0.0)
             refused = run("replay", "--rebuild-join", code=1)
@@ -195,21 +202,17 @@ def test_a_lost_label_store_is_made_anew_and_labels_still_find_their_predictions
     for bucket in range(settings.labels.join_buckets):
         store.delete(keys.join(bucket))
     done = json.loads(run("replay", "--rebuild-join", "--json").output)
-    assert done == {"predictions": sent, "features": 0, "labels": sent, "read": 2 * sent}
+    assert done == {"predictions": sent, "features": 1, "labels": sent, "read": 2 * sent + 1}
     assert json.loads(run("replay", "--rebuild-join", "--json").output) == done
 
-    correction = {
-        "prediction_id": "00000000-0000-0000-0000-000000000001",
-        "model": "churn",
-        "label": True,
-        "revision": 1,
-    }
+    correction = {"prediction_id": one, "model": "churn", "label": True, "revision": 1}
     Path("l.jsonl").write_text(json.dumps({**correction, "ts": T0 + 60_000}) + "\n")
     with running_worker(settings):
         before = wait_for(performance, lambda found: found.get("labelled") == sent)
         run("replay", "--labels", "l.jsonl")
         after = wait_for(performance, lambda found: found.get("metrics") != before["metrics"])
         assert after["labelled"] == sent
+        assert sliced()["n"] == 1
         assert json.loads(run("recount", "--json").output)["equal"]
 
 

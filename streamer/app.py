@@ -18,7 +18,7 @@ from confluent_kafka import Producer
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from streamer import kafka_access, kafka_clients, redis_clients, telemetry
+from streamer import kafka_access, kafka_clients, membership, redis_clients, telemetry
 from streamer.catalog import Catalog
 from streamer.control import control_table
 from streamer.evaluate import Evaluate
@@ -106,12 +106,15 @@ class Worker:
     def _step(self, name: str, stage: Any, topics: Iterable[str]) -> TransactionalStep:
         prefix = self.settings.namespace or "driftloop"
         properties = self.settings.kafka.properties()
+        topics = list(topics)
+        group, replica = f"{prefix}-{name}", f"{prefix}-{name}-{self.settings.worker.replica}"
+        membership.leave_if_outdated(self.settings, group=group, member=replica, topics=topics)
         return TransactionalStep(
             stage,
             name=name,
-            topics=list(topics),
-            group=f"{prefix}-{name}",
-            replica=f"{prefix}-{name}-{self.settings.worker.replica}",
+            topics=topics,
+            group=group,
+            replica=replica,
             consumer_properties=kafka_clients.librdkafka(properties, scope="consumer"),
             producer_properties=kafka_clients.librdkafka(properties, scope="producer"),
         )

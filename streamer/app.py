@@ -31,11 +31,14 @@ from streamer.settings import Settings
 from streamer.state import Keys
 from streamer.topics import check, topic_ids
 from streamer.transaction import TransactionalStep
+from streamer.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 Role = Literal["all", "ingest", "evaluate"]
 _SILENT_S = 60.0
+# The heartbeat itself may wait for Redis; what it can see, it ends before.
+_STILL_S = 90.0
 _RECONCILE_S = 60.0
 _STOP_S = 10.0
 # In good order it takes no longer than `_STOP_S` and what the clients need to close.
@@ -56,6 +59,8 @@ class Worker:
         self.stop = threading.Event()
         self.steps: dict[str, TransactionalStep] = {}
         self.failure: BaseException | None = None
+        self.refused: str | None = None
+        self.watchdog = Watchdog()
         self.pulse = Pulse(settings, role, self.redis, self.steps)
         self._ticker: Producer | None = None
 
@@ -83,15 +88,22 @@ class Worker:
         try:
             self.steps[stage].run(self.stop)
         except BaseException as failure:
+            # Found now: Faust raises a crash's reason anew as its own cause, and what it came from is lost with that.
+            self.refused = self._refusal(failure)
             self.failure = failure
             log.error("stage_failed", stage=stage, reason=str(failure), kind=type(failure).__name__)
-            threading.Thread(target=_leave_anyway, name="leave", daemon=True).start()
+            self.watchdog.leave_within(_LEAVE_S)
             raise
 
     def silent(self) -> list[str]:
         """Return the stages whose loop has not gone round for too long."""
         now = time.monotonic()
         return [stage for stage, step in self.steps.items() if now - step.beat_s > _SILENT_S]
+
+    def _refusal(self, failure: BaseException) -> str | None:
+        """Return what Kafka or Redis refused this worker; None for a failure of another kind."""
+        store = self.settings.redis.join_url or self.settings.redis.url
+        return kafka_access.refusal(failure) or redis_clients.refusal(failure, store)
 
     def tick(self) -> None:
         """Append the time to every commands partition: deadlines pass without traffic too."""
@@ -140,13 +152,6 @@ class Worker:
     def _partition_counts(self, names: list[str]) -> dict[str, int]:
         producer = Producer(kafka_clients.producer_config(self.settings))
         return {name: len(producer.list_topics(name, 30).topics[name].partitions) for name in names}
-
-
-def _leave_anyway() -> None:
-    """End the process some time after a stage has failed, whatever still hangs: its supervisor waits for that."""
-    time.sleep(_LEAVE_S)
-    log.error("left_anyway", after_s=_LEAVE_S)
-    os._exit(1)
 
 
 def _spare_the_collector() -> None:
@@ -213,6 +218,7 @@ def _add_stages(app: faust.App, worker: Worker) -> None:
 
         async def on_stop(self) -> None:
             worker.stop.set()
+            worker.watchdog.leave_within(_LEAVE_S)
             deadline = time.monotonic() + _STOP_S
             for thread in self.threads:
                 while thread.is_alive() and time.monotonic() < deadline:
@@ -228,6 +234,7 @@ def _add_timers(app: faust.App, worker: Worker) -> None:
 
     @app.timer(interval=1.0)  # type: ignore[untyped-decorator]
     async def heartbeat() -> None:
+        worker.watchdog.put_off(_STILL_S)
         try:
             await asyncio.get_running_loop().run_in_executor(None, worker.pulse.beat)
         except (redis.RedisError, RuntimeError) as error:
@@ -282,10 +289,7 @@ def run(settings: Settings, role: Role = "all") -> int:
         faust_worker.execute_from_commandline()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-        refused = kafka_access.refusal(worker.failure) or redis_clients.refusal(
-            worker.failure, settings.redis.join_url or settings.redis.url
-        )
-        if refused is not None:
-            raise kafka_access.Unreachable(f"the worker has ended: {refused}") from worker.failure
+        if worker.refused is not None:
+            raise kafka_access.Unreachable(f"the worker has ended: {worker.refused}") from worker.failure
         return 1 if worker.failure is not None else code
     return 0

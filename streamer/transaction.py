@@ -215,15 +215,16 @@ class TransactionalStep:
                 self._once()
             self._step()
         except BaseException as error:
-            # Closing gives the partitions up, and who gives them up takes a last step. After a failure there must be
-            # none: of what was folded a part may be gone, and its offsets would be committed with the rest.
+            # The consumer stays open. Closing gives the partitions up, and who gives them up takes a last step: after
+            # a failure there must be none, since of what was folded a part may be gone. And closing can hang for good
+            # when a topic has been deleted, with the interpreter's lock in hand (librdkafka's issues 4362 and 4884).
+            # It would tell the group nothing: a static member comes back, or its session ends.
             self._next = {}
             self._abort()
             if isinstance(error, KafkaException):
                 raise StepFailed(f"{self._name}: {error.args[0].str() if error.args else error}") from error
             raise
-        finally:
-            self._consumer.close()
+        self._consumer.close()
 
     def beat(self) -> None:
         """Note that the loop goes on: a stage with much to do in one turn says so as it goes along."""

@@ -94,7 +94,8 @@ class BulkDecoder:
     Notes
     -----
     A message takes the slow way of `streamer.decode` when its model's layout has no place for it. Sound ones
-    among them teach the layout the names they bring, so that the next are fast.
+    among them teach the layout the names they bring, so that the next are fast: names that have come twice, since
+    every layout is made anew, and of garbage there is no end.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -102,6 +103,7 @@ class BulkDecoder:
         self._revision = -1
         self._layouts: dict[str, Layout] = {}
         self._learned: dict[str, dict[str, None]] = {}
+        self._came_once: dict[str, set[str]] = {}
         self._taught: set[str] = set()
         self._in_order: tuple[Layout, ...] = ()
         self._fleet = Fleet(())
@@ -224,11 +226,16 @@ class BulkDecoder:
     def _note(self, layout: Layout, features: Iterable[str]) -> None:
         """Remember the names a sound event brings that its model's layout has no field for."""
         name = layout.model.name
-        held = self._learned.setdefault(name, {})
+        held, once = self._learned.setdefault(name, {}), self._came_once.setdefault(name, set())
         for feature in features:
-            if feature not in layout.index and len(held) < MAX_LEARNED and is_learnable(feature):
+            if feature in layout.index or len(held) >= MAX_LEARNED or not is_learnable(feature):
+                continue
+            if feature in once:
                 held[feature] = None
                 self._taught.add(name)
+            elif len(once) >= MAX_LEARNED:
+                once.clear()
+            once.add(feature)
 
     def _decoded(self, kind: Kind, events: Sequence[Any]) -> Decoded:
         """Put the events that are left together with their models."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,7 @@ class Watched(NamedTuple):
 
     numbers: Mapping[str, int]
     texts: Mapping[str, TextCells]
-    lanes: dict[Any, Any]
+    lanes: WeakKeyDictionary[Any, Any]
 
 
 class Block(NamedTuple):

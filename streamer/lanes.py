@@ -44,12 +44,11 @@ class Lane(NamedTuple):
 
 def lane_of(layout: Layout, watched: Watched) -> Lane:
     """Return how a layout's fields are counted; worked out once."""
-    # By identity: a layout that has learned a field is another.
-    found = watched.lanes.get(id(layout))
-    if found is None or found[0] is not layout:
-        found = watched.lanes[id(layout)] = (layout, _lane(layout, watched))
-    lane: Lane = found[1]
-    return lane
+    # A layout that has learned a field is another, and what was worked out of the one before it goes with that.
+    found: Lane | None = watched.lanes.get(layout)
+    if found is None:
+        found = watched.lanes[layout] = _lane(layout, watched)
+    return found
 
 
 def _lane(layout: Layout, watched: Watched) -> Lane:

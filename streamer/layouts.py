@@ -6,9 +6,10 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain, repeat
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -25,9 +26,11 @@ _MAX_LEARNED_LENGTH = 200
 # What msgspec cannot look for among the keys of an object.
 _has_odd_characters = re.compile(r'["\\\x00-\x1f]').search
 values_of = msgspec.structs.astuple
+# Of the layouts there are, and of no others: a struct of hundreds of fields takes as many kilobytes.
+_FEATURES: WeakValueDictionary[Any, type[Any]] = WeakValueDictionary()
 
 
-@dataclass
+@dataclass(eq=False)
 class Layout:
     """How one model's events lie in memory.
 
@@ -93,12 +96,19 @@ def is_learnable(feature: str) -> bool:
     return len(feature) <= _MAX_LEARNED_LENGTH and not _has_odd_characters(feature)
 
 
-@lru_cache(maxsize=4 * MAX_MODELS)
 def _features_of(names: tuple[str, ...], exact: tuple[bool, ...], decodable: bool) -> type[Any]:
-    """Make the struct of some features: first numbers, exact ones or floats, then anything at all.
+    """Return the struct of some features: first numbers, exact ones or floats, then anything at all.
 
     Models of the same features share it: a thousand structs do not stay in the processor's cache.
     """
+    key = names, exact, decodable
+    found = _FEATURES.get(key)
+    if found is None:
+        found = _FEATURES[key] = _made(names, exact, decodable)
+    return found
+
+
+def _made(names: tuple[str, ...], exact: tuple[bool, ...], decodable: bool) -> type[Any]:
     # Fields have names of their own, since a feature's may be no identifier, or one of msgspec's.
     renamed = {f"f{position}": name for position, name in enumerate(names)}
     kinds: list[Any] = [Scalar if scalar else float | None for scalar in exact]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from streamer.rows import Rows
 # What is kept of streams and references that are no longer, before everything is worked out anew.
 _MAX_STREAMS = 200_000
 _MAX_REPLACED = 10_000
-_UNWATCHED = Watched({}, {}, {})
+_UNWATCHED = Watched({}, {}, WeakKeyDictionary())
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +179,7 @@ class Streams:
                     numbers[name] = self.table.add(binning, first)
                 else:
                     texts[name] = TextCells(binning, first)
-        watched = Watched(numbers, texts, {})
+        watched = Watched(numbers, texts, WeakKeyDictionary())
         self._watched[model.name, version, source] = (model, profile, watched)
         return watched
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from typing import Any
 
 import msgspec
@@ -13,9 +15,11 @@ from hypothesis import strategies as st
 
 from streamer.bulk_decode import BulkDecoder, decode_each
 from streamer.catalog import Catalog
+from streamer.columns import Watched
 from streamer.decode import Kind, explain_invalid
 from streamer.events import Label
-from streamer.layouts import MAX_LEARNED, values_of
+from streamer.lanes import lane_of
+from streamer.layouts import MAX_LEARNED, Layout, values_of
 from tests.chaos.oracle import judge
 from tests.streamer.logs import T0, config
 
@@ -133,8 +137,8 @@ def test_in_bulk_is_one_by_one(kind: Kind, data: st.DataObject) -> None:
     raws = data.draw(st.lists(messages(kind), min_size=1, max_size=8))
     decoder = BulkDecoder(CATALOG)
     wanted = [one_by_one(CATALOG, kind, raw) for raw in raws]
-    # Twice: the second time the layouts have fields for the names that the first brought.
-    for _ in range(2):
+    # Three times: the last time the layouts have fields for the names that the others brought.
+    for _ in range(3):
         found = in_bulk(decoder, kind, raws)
         for (said, content), (said_alone, alone) in zip(found, wanted, strict=True):
             assert said == said_alone
@@ -150,21 +154,53 @@ def test_an_error_in_the_middle_stops_nothing() -> None:
     assert refused == [1, 3]
 
 
-def test_a_name_that_is_not_configured_is_learned_and_then_read_fast() -> None:
+def test_a_name_that_is_not_configured_is_learned_when_it_comes_again_and_then_read_fast() -> None:
     decoder = BulkDecoder(catalog_of({}))
-    raw = json.dumps(
-        {"prediction_id": "a", "model": "churn", "ts": NOW, "prediction": 1, "features": {"age": 1.5, "new": "x"}}
-    ).encode()
-    in_bulk(decoder, "predictions", [raw])
+    raw = with_features({"age": 1.5, "new": "x"})
+    in_bulk(decoder, "predictions", [raw, raw])
     slowly = decoder._slowly
     decoder._slowly = lambda *_: pytest.fail("read the slow way")  # type: ignore[method-assign]
     in_bulk(decoder, "predictions", [raw])
     decoder._slowly = slowly  # type: ignore[method-assign]
     for piece in range(MAX_LEARNED // 100 + 2):
-        event = json.loads(raw) | {"features": {f"n{piece}-{number}": 1 for number in range(100)}}
-        in_bulk(decoder, "predictions", [json.dumps(event).encode()])
+        event = with_features({f"n{piece}-{number}": 1 for number in range(100)})
+        in_bulk(decoder, "predictions", [event, event])
     (layout,) = decoder._layouts.values()
     assert len(layout.names) == 2 + MAX_LEARNED
+
+
+def test_names_that_come_but_once_are_not_learned_and_not_kept() -> None:
+    decoder = BulkDecoder(catalog_of({}))
+    for number in range(2 * MAX_LEARNED):
+        in_bulk(decoder, "predictions", [with_features({f"n{number}": 1})])
+    (layout,) = decoder._layouts.values()
+    assert layout.names == ("age", "plan")
+    assert len(decoder._came_once["churn"]) <= MAX_LEARNED
+
+
+def test_layouts_that_have_learned_a_name_do_not_keep_those_before_them() -> None:
+    decoder, watched = BulkDecoder(catalog_of({})), Watched({}, {}, weakref.WeakKeyDictionary())
+    made = []
+    for number in range(200):
+        lane_of(decoder_layout(decoder), watched)
+        made.append(weakref.ref(decoder_layout(decoder).prediction))
+        in_bulk(decoder, "predictions", [with_features({f"n{number}": 1})] * 2)
+    gc.collect()
+    # msgspec itself remembers the last 64 unions of structs it has made a decoder for.
+    assert len([each for each in made if each() is not None]) <= 64
+    assert not watched.lanes
+
+
+def with_features(features: dict[str, Any]) -> bytes:
+    return json.dumps(
+        {"prediction_id": "a", "model": "churn", "ts": NOW, "prediction": 1, "features": features}
+    ).encode()
+
+
+def decoder_layout(decoder: BulkDecoder) -> Layout:
+    decoder._refresh()
+    (layout,) = decoder._layouts.values()
+    return layout
 
 
 def test_a_model_that_is_changed_or_taken_away_is_noticed() -> None:

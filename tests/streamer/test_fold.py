@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -319,7 +320,11 @@ def test_columns_fall_into_the_cells_that_each_value_falls_into(values: Any, dat
     table = CellTable()
     edges = Binning("x", "numeric", edges=(0.0, 1.0, 2.5, 100.0))
     texts = TextCells(Binning("x", "categorical", categories=("1", "a", "true")), 50)
-    watched = [Watched({"x": table.add(edges, 7)}, {}, {}), Watched({}, {"x": texts}, {}), Watched({}, {}, {})]
+    watched = [
+        Watched({"x": table.add(edges, 7)}, {}, WeakKeyDictionary()),
+        Watched({}, {"x": texts}, WeakKeyDictionary()),
+        Watched({}, {}, WeakKeyDictionary()),
+    ]
     watched = watched[: data.draw(st.integers(1, 3))]
     listed = values.tolist() if isinstance(values, Coded) else list(values)
     of = data.draw(st.lists(st.integers(0, len(watched) - 1), min_size=len(listed), max_size=len(listed)))

@@ -10,6 +10,7 @@ from functools import cached_property
 from math import isfinite
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -54,6 +55,15 @@ class FeatureProfile:
         """The number of reference rows, missing values among them."""
         return int(self.counts.sum())
 
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits naming all that is kept of the feature."""
+        return digest_of(self.to_part())
+
+    def to_part(self) -> bytes:
+        """Return the feature's part of a profile, as JSON."""
+        return _json(self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         return {
@@ -75,6 +85,14 @@ class FeatureProfile:
             )
         except KeyError as error:
             raise ValueError(f"feature profile: {error} is missing; build and publish the reference again") from error
+
+    @classmethod
+    def from_part(cls, part: str, raw: bytes, digest: str) -> FeatureProfile:
+        """Read a feature's part, which `digest` names; ValueError names what is missing or wrong."""
+        profile = cls.from_dict(_read(part, raw))
+        # What the property would find: writing a feature takes ten times as long as reading it.
+        profile.__dict__["digest"] = digest
+        return profile
 
 
 @dataclass(frozen=True)
@@ -148,11 +166,8 @@ class ReferenceProfile:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits naming these cells and counts: counts gathered over others never mix with these."""
-        canonical = {
-            name: [feature.binning.to_dict(), feature.counts.tolist()] for name, feature in self.features.items()
-        }
-        return _digest(_json(canonical))
+        """16 hex digits naming these features' cells and counts: counts gathered over others never mix with these."""
+        return digest_of(_json({name: feature.digest for name, feature in self.features.items()}))
 
     @cached_property
     def layout(self) -> CellLayout:
@@ -160,25 +175,31 @@ class ReferenceProfile:
         return CellLayout.of({name: feature.binning.size for name, feature in self.features.items()})
 
     def to_parts(self) -> dict[str, bytes]:
-        """Return the profile as JSON parts: "manifest", and "feature/<name>" for each feature.
+        """Return the profile as JSON parts: "feature/<name>" for each feature, and last the "manifest".
 
         The manifest holds the profile's fingerprint and each feature part's digest.
         """
-        parts = {FEATURE_PREFIX + name: _json(feature.to_dict()) for name, feature in self.features.items()}
+        parts = {FEATURE_PREFIX + name: feature.to_part() for name, feature in self.features.items()}
         manifest = {
             "model": self.model,
             "version": self.version,
             "fingerprint": self.fingerprint,
-            "features": {name: _digest(parts[FEATURE_PREFIX + name]) for name in self.features},
+            "features": {name: feature.digest for name, feature in self.features.items()},
             "baseline": None if self.baseline is None else asdict(self.baseline),
             "rows": self.rows,
             "created_ms": self.created_ms,
         }
-        return {MANIFEST: _json(manifest), **parts}
+        return {**parts, MANIFEST: _json(manifest)}
 
     @classmethod
-    def from_parts(cls, parts: Mapping[str, bytes]) -> ReferenceProfile | None:
+    def from_parts(
+        cls, parts: Mapping[str, bytes], known: Mapping[str, FeatureProfile] | None = None
+    ) -> ReferenceProfile | None:
         """Read what `to_parts` wrote; None while parts are missing or not yet those the manifest names.
+
+        Parameters
+        ----------
+        known : part → the feature it was read into before, for the parts that are not given again.
 
         Raises
         ------
@@ -189,19 +210,24 @@ class ReferenceProfile:
             return None
         manifest = _read(MANIFEST, parts[MANIFEST])
         try:
-            digests: dict[str, str] = manifest["features"]
+            digests: dict[str, str] = {FEATURE_PREFIX + name: digest for name, digest in manifest["features"].items()}
+            held = {part: feature for part, feature in (known or {}).items() if part in digests and part not in parts}
             # Looked for before any is digested: parts come one by one, each time with a question after the whole.
-            if any(FEATURE_PREFIX + name not in parts for name in digests):
+            if any(part not in parts and part not in held for part in digests):
                 return None
-            if any(_digest(parts[FEATURE_PREFIX + name]) != digest for name, digest in digests.items()):
+            if any(feature.digest != digests[part] for part, feature in held.items()):
+                return None
+            if any(digest_of(parts[part]) != digest for part, digest in digests.items() if part not in held):
                 return None
             baseline = manifest["baseline"]
             return cls(
                 model=manifest["model"],
                 version=manifest["version"],
                 features={
-                    name: FeatureProfile.from_dict(_read(FEATURE_PREFIX + name, parts[FEATURE_PREFIX + name]))
-                    for name in digests
+                    part.removeprefix(FEATURE_PREFIX): held[part]
+                    if part in held
+                    else FeatureProfile.from_part(part, parts[part], digest)
+                    for part, digest in digests.items()
                 },
                 baseline=None if baseline is None else PerformanceBaseline(**baseline),
                 rows=manifest["rows"],
@@ -286,13 +312,14 @@ def _json(document: Mapping[str, Any]) -> bytes:
 
 def _read(part: str, raw: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(raw)
-    except ValueError as error:
+        document = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"reference part {part}: not JSON ({error}); publish the reference again") from error
     if not isinstance(document, dict):
         raise ValueError(f"reference part {part}: got a JSON {type(document).__name__}, wanted an object")
     return document
 
 
-def _digest(raw: bytes) -> str:
+def digest_of(raw: bytes) -> str:
+    """Return the 16 hex digits a part is known by."""
     return hashlib.sha256(raw).hexdigest()[:16]

@@ -179,6 +179,11 @@ def build_app(worker: Worker) -> faust.App:
         web_bind=settings.worker.web_host,
         web_host=settings.worker.web_host,
         web_port=settings.worker.web_port,
+        # A killed worker's successor takes its place at once, instead of waiting until the session has run out. Two
+        # workers of other roles may share a replica's name, and with it the group.
+        # Faust holds the address it was assigned its tables at against its own, which may be another by then.
+        canonical_url="http://control",
+        consumer_group_instance_id=f"{prefix}-control-{worker.role}-{settings.worker.replica}",
         broker_session_timeout=6.0,
         broker_heartbeat_interval=1.5,
         table_standby_replicas=0,

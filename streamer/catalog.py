@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import structlog
 
 from monitors.performance import PerformanceSchema, canonical
-from monitors.profile import ReferenceProfile
+from monitors.profile import FEATURE_PREFIX, FeatureProfile, ReferenceProfile, digest_of
 from streamer.events import UNREADABLE
 from streamer.models import ModelConfig, parse_stored_model
 from streamer.settings import ConfigError
@@ -52,6 +52,26 @@ def describe(config: ModelConfig) -> Model:
     return Model(config, PerformanceSchema(config.task, positive))
 
 
+@dataclass
+class _Held:
+    """What has come of a reference, by part: the features that were read, and what none was read of (yet)."""
+
+    parts: dict[str, bytes] = field(default_factory=dict)
+    features: dict[str, FeatureProfile] = field(default_factory=dict)
+
+    def has(self, part: str, value: bytes) -> bool:
+        """Tell whether a part is the one that is there: a reference that is published again is no new one."""
+        if part in self.parts or part not in self.features:
+            return self.parts.get(part) == value
+        return self.features[part].digest == digest_of(value)
+
+    def settle(self, profile: ReferenceProfile) -> None:
+        """Keep the features of a reference that is whole instead of what they were read from."""
+        self.features = {FEATURE_PREFIX + name: feature for name, feature in profile.features.items()}
+        for part in self.features:
+            self.parts.pop(part, None)
+
+
 class Catalog:
     """Models by name and reference profiles by (model, version); written by the control tables' thread.
 
@@ -62,7 +82,7 @@ class Catalog:
         self._lock = threading.Condition()
         self._deleted: set[str] = set()
         self._models: dict[str, Model] = {}
-        self._parts: dict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
+        self._held: dict[tuple[str, str], _Held] = defaultdict(_Held)
         self._profiles: dict[tuple[str, str], ReferenceProfile] = {}
         self.revision = 0
 
@@ -121,17 +141,22 @@ class Catalog:
         model, version, part = key.split("/", 2)
         identity = (model, version)
         with self._lock:
+            held = self._held[identity]
             if value is None:
-                self._parts[identity].pop(part, None)
+                held.parts.pop(part, None)
+                held.features.pop(part, None)
                 self._profiles.pop(identity, None)
                 return
-            self._parts[identity][part] = value
+            if identity in self._profiles and held.has(part, value):
+                return
+            held.parts[part] = value
             try:
-                profile = ReferenceProfile.from_parts(self._parts[identity])
+                profile = ReferenceProfile.from_parts(held.parts, held.features)
             except (*UNREADABLE, LookupError, TypeError, AttributeError, ArithmeticError) as error:
                 reason = str(error)[:_MAX_REASON]
                 log.error("reference_refused", model=model, version=version, part=part[:100], reason=reason)
                 return
             if profile is not None:
                 self._profiles[identity] = profile
+                held.settle(profile)
                 log.info("reference_known", model=model, version=version, fingerprint=profile.fingerprint)

@@ -93,8 +93,7 @@ def publish(settings: Settings, profile: ReferenceProfile) -> bool:
             f"{profile.model} {profile.version}: another reference is published under this version, and a published "
             f"one never changes; build it with another --version"
         )
-    ordered = sorted(parts, key=lambda part: part == MANIFEST)
-    records = [(f"{profile.model}/{profile.version}/{part}", parts[part]) for part in ordered]
+    records = [(f"{profile.model}/{profile.version}/{part}", value) for part, value in parts.items()]
     _produce(settings, settings.topic("references"), records)
     return True
 

@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from streamer import kafka_access, kafka_clients, membership, redis_clients, telemetry
 from streamer.catalog import Catalog
-from streamer.control import control_table
+from streamer.control import control_tables
 from streamer.evaluate import Evaluate
 from streamer.events import Command, encode
 from streamer.heartbeat import Pulse
@@ -190,8 +190,9 @@ def build_app(worker: Worker) -> faust.App:
         topic_allow_declare=False,
         topic_disable_leader=True,
     )
-    control_table(app, settings.topic("models"), worker.catalog.put_model)
-    control_table(app, settings.topic("references"), worker.catalog.put_reference)
+    catalog = worker.catalog
+    puts = {settings.topic("models"): catalog.put_model, settings.topic("references"): catalog.put_reference}
+    control_tables(app, settings, puts)
     _add_stages(app, worker)
     _add_timers(app, worker)
     _add_pages(app, worker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
@@ -76,19 +77,38 @@ def read_to_end(
         consumer.close()
 
 
-def newest_by_key(settings: Settings, topic: str, partitions: Iterable[int] | None = None) -> dict[str, bytes]:
-    """Return the newest value of every key of a compacted topic; a deleted key is not there."""
-    newest: dict[str, bytes] = {}
+class Newest(NamedTuple):
+    """What a compacted topic says.
+
+    Attributes
+    ----------
+    values : key → its newest value, None where that deletes it; of one partition, the newest records last.
+    last : partition → the offset of its last record; partitions without a record are not there.
+    """
+
+    values: dict[str, bytes | None]
+    last: dict[int, int]
+
+
+def newest_records(settings: Settings, topic: str, partitions: Iterable[int] | None = None) -> Newest:
+    """Return the newest value of every key of a compacted topic, and how far that was read."""
+    found = Newest({}, {})
     for message in read_to_end(settings, topic, partitions):
-        key, value = message.key(), message.value()
+        partition, offset, key, value = message.partition(), message.offset(), message.key(), message.value()
+        if partition is not None and offset is not None:
+            found.last[partition] = offset
         if key is None:
             continue
         name = key.decode(errors="replace") if isinstance(key, bytes) else key
-        if value is None:
-            newest.pop(name, None)
-        else:
-            newest[name] = value if isinstance(value, bytes) else value.encode()
-    return newest
+        found.values.pop(name, None)
+        found.values[name] = value.encode() if isinstance(value, str) else value
+    return found
+
+
+def newest_by_key(settings: Settings, topic: str, partitions: Iterable[int] | None = None) -> dict[str, bytes]:
+    """Return the newest value of every key of a compacted topic; a deleted key is not there."""
+    values = newest_records(settings, topic, partitions).values
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def offsets_at(settings: Settings, topic: str, at_ms: int | None) -> dict[int, int]:

@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import Producer
 
 from streamer.settings import Settings
-from streamer.topic_reader import ReadError, newest_by_key, read_to_end
+from streamer.topic_reader import ReadError, newest_by_key, newest_records, read_to_end
 
 pytestmark = pytest.mark.integration
 
@@ -49,6 +49,9 @@ def test_the_newest_of_each_key_is_kept_and_deleted_keys_are_gone(settings: Sett
         producer.produce(settings.topic("models"), value, key)
     producer.flush(10)
     assert newest_by_key(settings, settings.topic("models")) == {"a": b"2"}
+    newest = newest_records(settings, settings.topic("models"))
+    assert newest.values == {"a": b"2", "b": None}
+    assert sum(last + 1 for last in newest.last.values()) == 4
 
 
 def test_a_topic_that_is_not_there_is_an_error_that_says_what_to_do(settings: Settings) -> None:

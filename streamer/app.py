@@ -18,7 +18,7 @@ from confluent_kafka import Producer
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from streamer import kafka_access, kafka_clients, membership, redis_clients, telemetry
+from streamer import kafka_access, kafka_clients, membership, memory, redis_clients, telemetry
 from streamer.catalog import Catalog
 from streamer.control import control_tables
 from streamer.evaluate import Evaluate
@@ -40,6 +40,7 @@ _SILENT_S = 60.0
 # The heartbeat itself may wait for Redis; what it can see, it ends before.
 _STILL_S = 90.0
 _RECONCILE_S = 60.0
+_GIVE_BACK_S = 10.0
 _STOP_S = 10.0
 # In good order it takes no longer than `_STOP_S` and what the clients need to close.
 _LEAVE_S = 20.0
@@ -251,6 +252,10 @@ def _add_timers(app: faust.App, worker: Worker) -> None:
             log.error("stage_silent", stages=silent)
             # The thread is stuck and cannot be stopped; only the process can be.
             os._exit(1)
+
+    @app.timer(interval=_GIVE_BACK_S)  # type: ignore[untyped-decorator]
+    async def give_back() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, memory.give_back)
 
     @app.timer(interval=_RECONCILE_S)  # type: ignore[untyped-decorator]
     async def reconcile() -> None:

@@ -168,6 +168,9 @@ class TransactionalStep:
                 "session.timeout.ms": 6_000,
                 "heartbeat.interval.ms": 1_500,
                 "fetch.wait.max.ms": 100,
+                # By default it holds 64 MB ahead of what is read, and looks once a second whether there is room again.
+                "queued.max.messages.kbytes": 16_384,
+                "fetch.queue.backoff.ms": 20,
                 **consumer_properties,
                 "group.id": group,
                 "group.instance.id": replica,

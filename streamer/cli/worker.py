@@ -39,8 +39,9 @@ def worker(
     ] = None,
 ) -> None:
     """Run the stream worker until SIGTERM: it reads events, keeps the live view and decides."""
-    from streamer import app, kafka_access
+    from streamer import app, kafka_access, memory
 
+    memory.share()
     configured = settings()
     if replica is not None:
         configured = configured.model_copy(update={"worker": configured.worker.model_copy(update={"replica": replica})})

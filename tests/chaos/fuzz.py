@@ -32,6 +32,8 @@ from tests.integration.running import WorkerProcess
 _DIRECTORY = Path(".driftloop/fuzz")
 _READY_S = 60.0
 _PATIENCE_S = 120.0
+# A worker gives back what it has freed every ten seconds.
+_GIVEN_BACK_S = 12.0
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -78,12 +80,13 @@ class Usage:
     cpu_s: float
 
 
-def run(settings: Settings, messages: int, seed: int, *, say: Callable[[str], object]) -> Outcome:
+def run(settings: Settings, messages: int, seed: int, *, say: Callable[[str], object], rest_s: float = 0.0) -> Outcome:
     """Send malformed messages with sound ones between them, and hold dead letters and counts against what was sent.
 
     Parameters
     ----------
     settings : a Kafka and a Valkey, in a namespace of which the topics are made and empty.
+    rest_s : how long the worker rests before its memory is looked at.
     """
     began = time.monotonic()
     catalog = _publish(settings)
@@ -96,8 +99,9 @@ def run(settings: Settings, messages: int, seed: int, *, say: Callable[[str], ob
         sent_s = time.monotonic() - began
         say(f"{messages:,} malformed and {post.neighbours:,} sound messages sent in {sent_s:.0f} s")
         _settle(settings, catalog, post.sent.ends, worker)
-        after = _usage(worker)
         say(f"all read {time.monotonic() - began - sent_s:.0f} s later")
+        time.sleep(rest_s)
+        after = _usage(worker)
     except BaseException:
         say(worker.text()[-3_000:])
         raise
@@ -207,7 +211,13 @@ def main(
     with Stack(_DIRECTORY, parts=frozenset({"kafka", "valkey"})) as stack:
         settings = stack.settings.model_copy(update={"namespace": "fuzz", "internal_partitions": 4})
         topics.ensure(settings)
-        outcome = run(settings, messages, seed, say=lambda line: console.print(line, markup=False, highlight=False))
+        outcome = run(
+            settings,
+            messages,
+            seed,
+            say=lambda line: console.print(line, markup=False, highlight=False),
+            rest_s=_GIVEN_BACK_S,
+        )
     if json:
         typer.echo(json_module.dumps({**msgspec.to_builtins(outcome), "equal": outcome.equal}, indent=2))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,8 +18,8 @@ _PACKED = struct.Struct("<BB")
 MAX_COUNT = 2**31 - 1
 # Sixteen thousand features of the largest binning: a cell beyond it is a broken message, not a histogram.
 MAX_CELLS = 2**22
-
-
+# A count kept apart takes some hundred bytes: of so many cells one may be.
+_CELLS_A_LARGE_ONE = 128
 _LARGEST = {np.dtype(width): int(np.iinfo(width).max) for width in (np.uint8, np.uint16, np.uint32, np.uint64)}
 
 
@@ -31,16 +31,19 @@ class FingerprintMismatchError(ValueError):
 class HistogramSketch:
     """Counts over the cells of one reference; sketches of the same cells add up.
 
-    Counts are kept as far as the last cell counted, in the narrowest unsigned integers that hold them all.
+    Counts are kept as far as the last cell counted, in the narrowest unsigned integers that hold all but a few of them,
+    and those few apart: a feature of three categories does not make the cells of a hundred numbers wider.
 
     Parameters
     ----------
     fingerprint : names the reference whose cells these are (`ReferenceProfile.fingerprint`).
     counts : (cells,) unsigned integers; cells past the end have counted nothing.
+    large : cell → count, where that is too large for those integers; `counts` has 0 there.
     """
 
     fingerprint: str
     counts: AnyCounts
+    large: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, fingerprint: str) -> HistogramSketch:
@@ -56,8 +59,12 @@ class HistogramSketch:
             raise ValueError(f"pairs: got a count of {added.min()}, wanted none below 0: events are not taken back")
         self._reach(int(cells[-1]) + 1)
         total = self.counts[cells] + added
-        self._hold(int(total.max()))
-        self.counts[cells] = total
+        if self.large:
+            large = np.array(list(self.large))
+            places = np.minimum(np.searchsorted(cells, large), len(cells) - 1)
+            there = cells[places] == large
+            total[places[there]] += np.array(list(self.large.values()))[there]
+        self._put(cells, total)
 
     def merge(self, other: HistogramSketch) -> None:
         """Add another sketch's counts to this one, in place.
@@ -73,13 +80,13 @@ class HistogramSketch:
                 "references apart"
             )
         self._reach(len(other.counts))
-        total = self.whole(len(self.counts)) + other.whole(len(self.counts))
-        self._hold(int(total.max(initial=0)))
-        self.counts[:] = total
+        self._put(np.arange(len(self.counts)), self.whole(len(self.counts)) + other.whole(len(self.counts)))
 
     def pack(self) -> bytes:
         """Return the counts as they are kept: all of them, or the cells that hold something, whichever is shorter."""
         counts = self.counts
+        if self.large:
+            counts = self.whole(len(counts)).astype(np.min_scalar_type(max(self.large.values())))
         (cells,) = counts.nonzero()
         gaps = np.diff(cells, prepend=0)
         gaps = gaps.astype(np.min_scalar_type(int(gaps.max(initial=0))))
@@ -93,11 +100,23 @@ class HistogramSketch:
         width, gap_width = _PACKED.unpack_from(packed)
         rest = memoryview(packed)[_PACKED.size :]
         if not gap_width:
-            return cls(fingerprint, np.frombuffer(rest, f"<u{width}").copy())
+            return cls._narrowed(fingerprint, np.frombuffer(rest, f"<u{width}").copy())
         number = len(rest) // (gap_width + width)
         cells = np.frombuffer(rest, f"<u{gap_width}", number).cumsum(dtype=np.int64)
         counts = np.zeros(int(cells[-1]) + 1 if number else 0, dtype=f"<u{width}")
         counts[cells] = np.frombuffer(rest, f"<u{width}", offset=number * gap_width)
+        return cls._narrowed(fingerprint, counts)
+
+    @classmethod
+    def _narrowed(cls, fingerprint: str, counts: AnyCounts) -> HistogramSketch:
+        for width in (np.uint8, np.uint16, np.uint32):
+            if np.dtype(width).itemsize >= counts.itemsize:
+                break
+            beyond = np.flatnonzero(counts > _LARGEST[np.dtype(width)])
+            if len(beyond) <= len(counts) // _CELLS_A_LARGE_ONE:
+                large = dict(zip(beyond.tolist(), counts[beyond].tolist(), strict=True))
+                counts[beyond] = 0
+                return cls(fingerprint, counts.astype(width), large)
         return cls(fingerprint, counts)
 
     def whole(self, size: int) -> Counts:
@@ -114,6 +133,7 @@ class HistogramSketch:
             )
         counts = np.zeros(size, dtype=np.int64)
         counts[: len(self.counts)] = self.counts
+        counts[list(self.large)] = list(self.large.values())
         return counts
 
     def _reach(self, size: int) -> None:
@@ -123,10 +143,23 @@ class HistogramSketch:
             longer[: len(self.counts)] = self.counts
             self.counts = longer
 
-    def _hold(self, count: int) -> None:
-        """Widen the counts so that they hold this one."""
-        if count > _LARGEST[self.counts.dtype]:
-            self.counts = self.counts.astype(np.min_scalar_type(count))
+    def _put(self, cells: Counts, counts: Counts) -> None:
+        """Set the counts of some cells."""
+        most = len(self.counts) // _CELLS_A_LARGE_ONE
+        while np.count_nonzero(beyond := counts > _LARGEST[self.counts.dtype]) > most:
+            self._widen()
+        if beyond.any():
+            self.large.update(zip(cells[beyond].tolist(), counts[beyond].tolist(), strict=True))
+            counts = np.where(beyond, 0, counts)
+        self.counts[cells] = counts
+        while len(self.large) > most:
+            self._widen()
+
+    def _widen(self) -> None:
+        self.counts = self.counts.astype(f"u{2 * self.counts.itemsize}")
+        limit = _LARGEST[self.counts.dtype]
+        for cell in [cell for cell, count in self.large.items() if count <= limit]:
+            self.counts[cell] = self.large.pop(cell)
 
 
 def _little(values: npt.NDArray[Any]) -> bytes:

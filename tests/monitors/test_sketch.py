@@ -83,6 +83,37 @@ def test_counts_are_as_wide_as_the_largest_needs(batches: list[np.ndarray]):
     assert sketch_of(*batches).counts.dtype == np.min_scalar_type(largest)
 
 
+wide = hnp.arrays(np.int64, st.integers(1, 600), elements=st.sampled_from([0, 1, 200, 255, 256, 70_000, 2**33]))
+mostly_small = st.tuples(wide, st.integers(0, 5)).map(lambda drawn: _with_few_large(*drawn))
+
+
+def _with_few_large(counts: np.ndarray, kept: int) -> np.ndarray:
+    large = np.flatnonzero(counts > 255)
+    counts[large[kept:]] = 3
+    return counts
+
+
+@given(st.lists(st.one_of(wide, mostly_small), min_size=1, max_size=5))
+def test_counts_add_up_however_many_are_kept_apart(batches: list[np.ndarray]):
+    total = np.zeros(600, dtype=np.int64)
+    sketch, merged = HistogramSketch.empty("f"), HistogramSketch.empty("f")
+    for batch in batches:
+        sketch.add_pairs(encode_pairs(batch))
+        merged.merge(sketch_of(batch))
+        total[: len(batch)] += batch
+        for each in (sketch, merged, HistogramSketch.unpack("f", sketch.pack())):
+            assert (each.whole(600) == total).all()
+            assert len(each.large) <= len(each.counts) // 128
+
+
+def test_a_feature_of_few_categories_does_not_widen_the_cells_of_many_numbers():
+    counts = np.full(26_000, 40)
+    counts[-16:] = 1_250
+    for sketch in (sketch_of(counts), HistogramSketch.unpack("f", sketch_of(counts).pack())):
+        assert (sketch.counts.dtype, len(sketch.large)) == (np.uint8, 16)
+    assert sketch_of(np.full(26_000, 300)).counts.dtype == np.uint16
+
+
 def test_pairs_of_one_cell_in_any_order_add_up():
     pairs = np.array([(3, 1), (0, 2), (3, 4)], dtype=PAIR).tobytes()
     assert [column.tolist() for column in decode_pairs(pairs)] == [[0, 3], [2, 5]]

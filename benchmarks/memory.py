@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import Annotated
 
+import psutil
 import typer
 
 from benchmarks import measuring, traffic
@@ -17,6 +18,8 @@ PANES = 60
 _AT_ONCE = 5
 _PANE_MS = 60_000
 _MIB = 2**20
+# A worker gives back what it has freed every ten seconds.
+_GIVEN_BACK_S = 12.0
 _COMMAND = "make bench ARGS='--only memory'"
 
 
@@ -26,18 +29,18 @@ def register(app: typer.Typer) -> None:
 
 
 def memory(
-    models: Annotated[int, typer.Option(help="How many models.", min=1)] = 10,
+    models: Annotated[int, typer.Option(help="How many models.", min=2)] = 40,
     features: Annotated[int, typer.Option(help="Features of each.", min=3)] = 100,
-    rows: Annotated[int, typer.Option(help="Events of each model and pane.", min=1)] = 200,
+    rows: Annotated[int, typer.Option(help="Events of each model and pane.", min=1)] = 50,
 ) -> None:
-    """Measure a worker's resident memory before and after an hour of panes."""
+    """Measure a worker's resident memory: at rest, after events of one model, after an hour of panes of all."""
     for each in _measure(models, features, rows):
         print(f"{each.name}: {each.value:,.1f} {each.unit} {each.note}")
 
 
 def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
-    """Measure ten models of a hundred features, five where `quick`."""
-    return _measure(5 if quick else 10, 100, 200), []
+    """Measure forty models of a hundred features, ten where `quick`."""
+    return _measure(10 if quick else 40, 100, 50), []
 
 
 def _measure(models: int, features: int, rows: int) -> list[Figure]:
@@ -47,28 +50,31 @@ def _measure(models: int, features: int, rows: int) -> list[Figure]:
     with measuring.running() as stack:
         settings = stack.settings
         workers = measuring.workers(stack)
-        measuring.until_at_rest(workers)
-        empty = measuring.rss_bytes(workers)
+        empty = _at_rest(workers)
         configs = [traffic.model(index, labels="join", features=features, time=time_of) for index in range(models)]
-        measuring.publish_models(settings, configs, start_ms)
-        measuring.until_at_rest(workers)
-        known = measuring.rss_bytes(workers)
         view = measuring.live_view(settings)
-        first = 0
+        # What events take on their way through, however many models they are of, is taken by those of one model.
+        measuring.publish_models(settings, configs[:1], start_ms)
+        sent = 2 * _AT_ONCE * rows * models
+        for turn in range(2):
+            _fill(settings, 1, sent // 2, features, start_ms, PANES + turn)
+        measuring.until(partial(_shows, view, sent), "not all of the first model is in the live view")
+        first = _at_rest(workers)
+        measuring.publish_models(settings, configs[1:], start_ms)
+        known = _at_rest(workers)
         # A few panes at a time, as an hour would bring them: not what a backlog of an hour would keep on its way.
         for pane in range(0, PANES, _AT_ONCE):
-            done = (pane + _AT_ONCE) * models * rows
-            _fill(settings, models, _AT_ONCE * rows, features, start_ms + pane * _PANE_MS, pane)
-            measuring.until(partial(_shows, view, done), f"pane {pane}: not all is in the live view")
-            first = first or measuring.rss_bytes(workers)
+            sent += _AT_ONCE * models * rows
+            _fill(settings, models, _AT_ONCE * models * rows, features, start_ms + pane * _PANE_MS, pane)
+            measuring.until(partial(_shows, view, sent), f"pane {pane}: not all is in the live view")
         measuring.until_committed(settings)
-        measuring.until_at_rest(workers)
-        full = measuring.rss_bytes(workers)
-    each = (full - empty) / (models * features) / 1024
-    by_panes = (full - first) / (models * features) / 1024
+        full = _at_rest(workers)
+    each = (full - first) / ((models - 1) * features) / 1024
+    references = (known - first) / ((models - 1) * features) / 1024
     note = (
-        f"{models} models × {features} features × {PANES} panes of {rows} events; RSS {empty / _MIB:,.0f} MiB empty, "
-        f"{known / _MIB:,.0f} with references, {full / _MIB:,.0f} full; {by_panes:.1f} KiB from pane {_AT_ONCE} on"
+        f"{models} models × {features} features × {PANES} panes of {rows} events; RSS {first / _MIB:,.0f} MiB after "
+        f"{2 * _AT_ONCE * rows * models:,} events of one model, {full / _MIB:,.0f} with all: the difference by the "
+        f"features of the other {models - 1}; of it references {references:.1f} KiB"
     )
     return [
         figure(
@@ -80,20 +86,25 @@ def _measure(models: int, features: int, rows: int) -> list[Figure]:
             note=note,
         ),
         figure("RSS of a worker with nothing to do", empty / _MIB, "MiB", command=_COMMAND),
+        figure("RSS of a worker after events of one model", first / _MIB, "MiB", command=_COMMAND),
         figure(
             f"RSS with {models * features:,} model-features and {PANES} panes", full / _MIB, "MiB", command=_COMMAND
         ),
     ]
 
 
-def _fill(settings: Settings, models: int, rows: int, features: int, start_ms: int, seed: int) -> None:
+def _at_rest(workers: list[psutil.Process]) -> int:
+    """Return the resident memory of workers that have done all there was to do and given back what it took."""
+    measuring.until_at_rest(workers)
+    time.sleep(_GIVEN_BACK_S)
+    return measuring.rss_bytes(workers)
+
+
+def _fill(settings: Settings, models: int, events: int, features: int, start_ms: int, seed: int) -> None:
     """Write the events of a few panes."""
     backlog = measuring.Backlog(settings, "predictions")
-    backlog.write(
-        traffic.predictions(
-            models * rows, models, start_ms=start_ms, features=features, span_ms=_AT_ONCE * _PANE_MS, seed=seed
-        )
-    )
+    span_ms = _AT_ONCE * _PANE_MS
+    backlog.write(traffic.predictions(events, models, start_ms=start_ms, features=features, span_ms=span_ms, seed=seed))
     backlog.release()
 
 

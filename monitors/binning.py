@@ -103,7 +103,7 @@ class Binning:
         """Whether the cells stand in an order, so that KS and Wasserstein mean something."""
         return self.kind == "numeric"
 
-    @cached_property
+    @property
     def positions(self) -> npt.NDArray[np.float64] | None:
         """Where each inner cell stands on the number line: its value or midpoint; None for categories."""
         if self.kind == "categorical":

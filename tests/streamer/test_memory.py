@@ -39,3 +39,11 @@ def test_what_threads_have_freed_is_given_back() -> None:
     if library != "glibc":
         pytest.skip("another C library")
     assert int(grown) < 20_000_000
+
+
+def test_a_worker_of_json_events_does_without_the_libraries_that_only_others_need() -> None:
+    program = (
+        "import sys, streamer.app; print(*{'pyarrow', 'polars', 'pandas', 'mlflow', 'sklearn'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []

@@ -31,6 +31,8 @@ _MOST_TOLD = 1_000
 _PARTIAL = msgspec.msgpack.Decoder(Partial)
 _CATALOG_S = 5.0
 _COMMAND = msgspec.json.Decoder(Command)
+_NAMING_VERSIONS = ("version", "challenger")
+_A_NAME = "a name of 1 to 100 of a-z, 0-9, '.', '_' and '-'"
 # What of it is kept and answered has to fit into messages of its own.
 MAX_COMMAND_BYTES = 100_000
 
@@ -292,9 +294,14 @@ class Evaluate:
         shard.waiting.wake([command.model])
 
     def _misdirected(self, shard: Shard, command: Command) -> str | None:
-        """Return why a command is not for any model kept here, None if it is."""
+        """Return why a command is not for any model kept here, or names what can be no version; None if it is sound."""
         if not is_name(command.model):
-            return "model: wanted a name of 1 to 100 of a-z, 0-9, '.', '_' and '-'"
+            return f"model: wanted {_A_NAME}"
+        for field in _NAMING_VERSIONS:
+            # Else a version would be kept that no event can bear, and its model's record could not be read back.
+            version = command.payload.get(field)
+            if isinstance(version, str) and not is_name(version):
+                return f"payload.{field}: got {version[:100]!r}, wanted {_A_NAME}"
         home = partition_of(command.model, self._settings.internal_partitions)
         if home != shard.index:
             return (

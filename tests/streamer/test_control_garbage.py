@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -78,6 +78,8 @@ def odd_command(random: Random, number: int) -> bytes:
 
 
 @given(seed=seeds)
+# Makes a champion of what is no version's name, then asks for a request about it.
+@example(seed=449)
 @settings(max_examples=40, deadline=None)
 def test_no_command_ends_evaluate_or_faults_its_model_and_the_next_is_answered(seed: int) -> None:
     random = Random(seed)
@@ -118,6 +120,8 @@ def test_what_is_no_command_is_a_line_that_says_where_and_no_answer(raw: bytes) 
         ({"model": ""}, "model: wanted a name"),
         ({"model": "x" * 5_000}, "model: wanted a name"),
         ({"model_epoch": 7}, "model_epoch is 1"),
+        ({"kind": "set_champion", "payload": {"version": "Seven"}}, "payload.version: got 'Seven', wanted a name"),
+        ({"kind": "start_rollout", "payload": {"challenger": "7\n"}}, "payload.challenger: got '7\\n', wanted a name"),
         ({"payload": {"evidence": "x" * MAX_COMMAND_BYTES}}, f"wanted at most {MAX_COMMAND_BYTES}"),
     ],
 )

@@ -273,7 +273,10 @@ def _regression(vector: Vectors) -> dict[str, float]:
     # A float times itself may become inf, where its power would raise.
     spread = squared_truth - truth * truth / n
     if spread > 1e-12 * squared_truth:
-        found["r2"] = 1 - squared / spread
+        r2 = 1 - squared / spread
+        # Truths of next to no spread: the share of it that is explained is beyond what a double holds.
+        if math.isfinite(r2):
+            found["r2"] = r2
     return found
 
 

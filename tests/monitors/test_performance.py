@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -208,6 +208,7 @@ def test_rows_that_come_in_and_are_taken_back_leave_nothing(rows):
 
 
 @given(regression_rows, regression_rows)
+@example(kept=[("0.0", "9.0", math.nan), ("9.12399268706516e-154", "0.0", math.nan)], taken=[])
 def test_errors_that_are_taken_back_leave_what_the_others_said(kept, taken):
     signs = [1] * (len(kept) + len(taken)) + [-1] * len(taken)
     left, wanted = fold(REGRESSION, kept + taken + taken, signs=signs)[0], fold(REGRESSION, kept)[0]

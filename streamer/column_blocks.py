@@ -47,5 +47,7 @@ def _texts(values: Values, texts: Sequence[TextCells | None], watched_of: IntArr
     if len(texts) == 1 or len(coded.values) < len(coded.codes):
         cells = [[NO_CELL if text is None else text[value] for value in coded.values] for text in texts]
         return np.array(cells, dtype=np.int32).reshape(len(texts), -1)[watched_of, coded.codes]
-    found = zip((texts[at] for at in watched_of.tolist()), coded.values, strict=True)
+    # Few rows of many texts: a text may stand in any row, in several, or in none.
+    of_rows = map(coded.values.__getitem__, coded.codes.tolist())
+    found = zip(map(texts.__getitem__, watched_of.tolist()), of_rows, strict=True)
     return np.array([NO_CELL if text is None else text[value] for text, value in found], dtype=np.int32)

@@ -308,11 +308,21 @@ def check_against_a_loop(events: list[Prediction], found: dict[Any, dict[str, An
     assert all(np.array_equal(counts, wanted[key]) for key, counts in counted.items())
 
 
-VALUES: st.SearchStrategy[Any] = (
-    st.lists(numbers)
-    | st.lists(st.floats()).map(np.array)
-    | st.lists(st.sampled_from([None, "a", "1", "z"])).map(Coded.of)
-)
+def turned(coded: Coded) -> Coded:
+    """The same column with its values the other way round, as a message may have them."""
+    return Coded(coded.values[::-1], len(coded.values) - 1 - coded.codes)
+
+
+TEXTS = st.lists(st.sampled_from([None, "a", "1", "z"])).map(Coded.of)
+VALUES: st.SearchStrategy[Any] = st.lists(numbers) | st.lists(st.floats()).map(np.array) | TEXTS | TEXTS.map(turned)
+
+
+def test_as_many_texts_as_rows_in_another_order_fall_into_their_own_cells() -> None:
+    texts = [TextCells(Binning("x", "categorical", categories=("a", "b")), first) for first in (0, 50)]
+    watched = [Watched({}, {"x": each}, WeakKeyDictionary()) for each in texts]
+    column = Coded(["a", "b"], np.array([1, 0]))
+    ((cells, _width),) = column_blocks(CellTable(), {"x": column}, watched, np.array([0, 1]))
+    assert cells.tolist() == [texts[0]["b"], texts[1]["a"]]
 
 
 @given(VALUES, st.data())

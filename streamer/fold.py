@@ -114,10 +114,7 @@ class Folder:
 
     def _bin(self, rows: Rows, source: str) -> Binned:
         stream = self._streams.of(rows, source)
-        found = distinct(stream)
-        watched = [self._streams.known[number].watched for number in found.values.tolist()]
-        blocks = list(rows.blocks(self._streams.table, watched, found.codes))
-        return self._located(rows, stream, blocks)
+        return self._located(rows, stream, list(rows.blocks(self._streams.lanes, stream)))
 
     def _located(self, rows: Rows, stream: IntArray, blocks: list[Block]) -> Binned:
         nowhere = np.zeros(len(rows), dtype=np.bool_)

@@ -17,7 +17,8 @@ from streamer.events import Increment, ModelMark, PaneOffsets
 from streamer.rows import Places, Source
 from streamer.streams import Stream
 
-# With more cells than this in all slots, sorting the values is cheaper than going through the cells.
+# So many cells of all slots stay in the processor's cache while a flush is counted block by block. With more, its
+# values are counted together, or sorted: that is cheaper where they are fewer than the cells to go through.
 _DENSE = 50_000
 
 
@@ -176,10 +177,7 @@ def _count_cells(
         cells = np.flatnonzero(counted)
         counts = counted[cells]
     else:
-        together = np.concatenate([*keys, np.zeros(0, dtype=np.int64)])
-        together.sort()
-        first = np.flatnonzero(np.diff(together, prepend=-1))
-        cells, counts = together[first], np.diff(first, append=len(together))
+        cells, counts = _counted(np.concatenate([*keys, np.zeros(0, dtype=np.int64)]), total)
     bounds = np.searchsorted(cells, np.append(starts, total))
     pairs = np.empty(len(cells), dtype=PAIR)
     pairs["cell"] = cells - np.repeat(starts, np.diff(bounds))
@@ -188,6 +186,17 @@ def _count_cells(
     raw, at = pairs.tobytes(), (bounds * PAIR.itemsize).tolist()
     for increment, start, end in zip(increments, at, at[1:], strict=False):
         increment.cells = raw[start:end]
+
+
+def _counted(keys: IntArray, total: int) -> tuple[IntArray, IntArray]:
+    """Return the keys below `total` that occur, rising, and how often each does."""
+    if total <= 2 * len(keys):
+        counted = np.bincount(keys, minlength=total)
+        (found,) = counted.nonzero()
+        return found, counted[found]
+    keys.sort()
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    return keys[first], np.diff(first, append=len(keys))
 
 
 def _keys(starts: IntArray, slot: IntArray, block: Block) -> IntArray:

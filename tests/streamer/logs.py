@@ -20,7 +20,7 @@ from streamer.events import Command, Label, ModelMark, Partial, Prediction, Sour
 from streamer.fleet import Fleet
 from streamer.fold import Folder
 from streamer.labels import Contribution
-from streamer.layouts import layout_of
+from streamer.layouts import Layouts, layout_of
 from streamer.models import ModelConfig, parse_model
 from streamer.rows import EventRows, Places
 from streamer.settings import Settings
@@ -121,9 +121,9 @@ def rows_of(
     names = Coded.of([event.model for event in events])
     models = [model for name in names.values if (model := catalog.model(name)) is not None]
     if isinstance(events[0], Label):
-        layouts, put = [], list(events)
+        layouts, put = Layouts(), list(events)
     else:
-        layouts = [layout_of(model) for model in models]
+        layouts = Layouts(layout_of(model.config) for model in models)
         put = [
             layouts[code].of_prediction(event) if isinstance(event, Prediction) else layouts[code].of_feature_log(event)
             for code, event in zip(names.codes.tolist(), events, strict=True)

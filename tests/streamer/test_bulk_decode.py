@@ -163,7 +163,7 @@ def test_a_name_that_is_not_configured_is_learned_and_then_read_fast() -> None:
     for piece in range(MAX_LEARNED // 100 + 2):
         event = json.loads(raw) | {"features": {f"n{piece}-{number}": 1 for number in range(100)}}
         in_bulk(decoder, "predictions", [json.dumps(event).encode()])
-    (layout,) = decoder._layouts.values()
+    (layout,) = decoder._layouts
     assert len(layout.names) == 2 + MAX_LEARNED
 
 

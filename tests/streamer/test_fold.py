@@ -319,7 +319,7 @@ def test_columns_fall_into_the_cells_that_each_value_falls_into(values: Any, dat
     table = CellTable()
     edges = Binning("x", "numeric", edges=(0.0, 1.0, 2.5, 100.0))
     texts = TextCells(Binning("x", "categorical", categories=("1", "a", "true")), 50)
-    watched = [Watched({"x": table.add(edges, 7)}, {}, {}), Watched({}, {"x": texts}, {}), Watched({}, {}, {})]
+    watched = [Watched({"x": table.add(edges, 7)}, {}), Watched({}, {"x": texts}), Watched({}, {})]
     watched = watched[: data.draw(st.integers(1, 3))]
     listed = values.tolist() if isinstance(values, Coded) else list(values)
     of = data.draw(st.lists(st.integers(0, len(watched) - 1), min_size=len(listed), max_size=len(listed)))

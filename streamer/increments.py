@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from streamer.streams import Stream
 # So many cells of all slots stay in the processor's cache while a flush is counted block by block. With more, its
 # values are counted together, or sorted: that is cheaper where they are fewer than the cells to go through.
 _DENSE = 50_000
+_Keys = NDArray[Any]
 
 
 class Routed(NamedTuple):
@@ -167,7 +168,8 @@ def _count_cells(
     """Count the cells of every slot in one vector over the cells of all of them."""
     ends = np.cumsum(np.array(sizes, dtype=np.int64))
     total = int(ends[-1])
-    starts = ends - np.array(sizes, dtype=np.int64)
+    # Keys half as wide are sorted in half the time.
+    starts = (ends - np.array(sizes, dtype=np.int64)).astype(np.int32 if total < 2**31 else np.int64)
     keys = (_keys(starts, slot, block) for slot, piece in zip(slot_of, pieces, strict=True) for block in piece.blocks)
     if total <= _DENSE:
         # Block by block, while its keys are in the processor's cache.
@@ -177,7 +179,7 @@ def _count_cells(
         cells = np.flatnonzero(counted)
         counts = counted[cells]
     else:
-        cells, counts = _counted(np.concatenate([*keys, np.zeros(0, dtype=np.int64)]), total)
+        cells, counts = _counted(np.concatenate([*keys, np.zeros(0, dtype=starts.dtype)]), total)
     bounds = np.searchsorted(cells, np.append(starts, total))
     pairs = np.empty(len(cells), dtype=PAIR)
     pairs["cell"] = cells - np.repeat(starts, np.diff(bounds))
@@ -188,22 +190,22 @@ def _count_cells(
         increment.cells = raw[start:end]
 
 
-def _counted(keys: IntArray, total: int) -> tuple[IntArray, IntArray]:
+def _counted(keys: _Keys, total: int) -> tuple[_Keys, IntArray]:
     """Return the keys below `total` that occur, rising, and how often each does."""
     if total <= 2 * len(keys):
         counted = np.bincount(keys, minlength=total)
-        (found,) = counted.nonzero()
+        found = np.flatnonzero(counted)
         return found, counted[found]
     keys.sort()
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     return keys[first], np.diff(first, append=len(keys))
 
 
-def _keys(starts: IntArray, slot: IntArray, block: Block) -> IntArray:
+def _keys(starts: _Keys, slot: IntArray, block: Block) -> _Keys:
     """Return where the cells of a block lie in the vector over all slots' cells."""
     cells = block.cells
     if slot[0] == slot[-1] and (slot == slot[0]).all():
-        keys: IntArray = cells.astype(np.int64)
+        keys: _Keys = cells.astype(starts.dtype)
         keys += starts[slot[0]]
     else:
         keys = np.repeat(starts[slot], block.widths)

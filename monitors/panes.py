@@ -39,7 +39,7 @@ class Boundaries:
             has passed, and the record time it has been read up to.
         idle_ms : how much longer than the crossing a partition must have been read to count as silent.
         """
-        partitions = list(limits)
+        partitions = list(limits) if self.crossings else []
         while self.crossings:
             end, crossed_at = self.crossings[0]
             waiting = [passed for passed, read_up_to in partitions if read_up_to < crossed_at + idle_ms]

@@ -49,7 +49,7 @@ class FeatureProfile:
         if not (isfinite(self.design_effect) and self.design_effect >= 1):
             raise ValueError(f"{name}.design_effect: got {self.design_effect}, wanted a number of at least 1")
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """The number of reference rows, missing values among them."""
         return int(self.counts.sum())

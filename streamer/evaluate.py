@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -17,7 +17,7 @@ from streamer.catalog import Catalog, Model
 from streamer.decode import is_deep, is_name
 from streamer.events import UNREADABLE, Command, Increment, ModelMark, Partial, SourceProgress
 from streamer.model_record import FAULTS, Watched
-from streamer.pane_store import PaneKey
+from streamer.pane_store import PaneKey, Source, in_threes, known_once
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
 from streamer.shard import Shard, restore_shard
@@ -193,11 +193,12 @@ class Evaluate:
     def _apply(self, shard: Shard, flush: Partial) -> None:
         """Take in one flush of one ingest: counts first, then time, then what time has completed."""
         self._news = self._news or bool(flush.increments)
+        sources = list(map(known_once, flush.sources))
         acts: dict[str, list[Act]] = defaultdict(list)
         for increment in flush.increments:
-            acts[increment.model].append(partial(self._add, increment))
+            acts[increment.model].append(partial(self._add, increment, sources))
         for mark in flush.marks:
-            acts[mark.model].append(partial(_observe, mark))
+            acts[mark.model].append(partial(_observe, mark, sources))
         for name, tallies in flush.tallies.items():
             acts[name].append(partial(_tally_all, tallies))
         for name, of_model in acts.items():
@@ -229,7 +230,7 @@ class Evaluate:
             self._alive()
             shard.waiting.until(name, watched.record.clock.waits_until_ms, latest)
 
-    def _add(self, increment: Increment, model: Model, watched: Watched) -> None:
+    def _add(self, increment: Increment, sources: Sequence[Source], model: Model, watched: Watched) -> None:
         held_epoch = watched.record.model_epoch
         if increment.model_epoch != held_epoch:
             _tally(watched, "other_epoch", increment.events)
@@ -252,7 +253,7 @@ class Evaluate:
         key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
         if key not in watched.dirty and key in watched.panes:
             self._changed_bytes += watched.panes[key].nbytes
-        watched.add(key, increment, late=late, dtype=model.schema.dtype)
+        watched.add(key, increment, sources, late=late, dtype=model.schema.dtype)
 
     def _tell_of_no_reference(self, model: str, version: str) -> None:
         """Say once of a version that nothing is known to hold its events against."""
@@ -430,9 +431,12 @@ def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:
     position.progress[source] = (progress.topic_id, progress.end, read_up_to)
 
 
-def _observe(mark: ModelMark, model: Model, watched: Watched) -> None:
-    watched.record.clock.observe((mark.topic, mark.partition), mark.event_time_ms, mark.record_time_ms)
-    watched.record.newest_record_ms = max(watched.record.newest_record_ms, mark.record_time_ms)
+def _observe(mark: ModelMark, sources: Sequence[Source], model: Model, watched: Watched) -> None:
+    record = watched.record
+    for at, event_time_ms, record_time_ms in in_threes(mark.times):
+        topic, _topic_id, partition = sources[at]
+        record.clock.observe((topic, partition), event_time_ms, record_time_ms)
+        record.newest_record_ms = max(record.newest_record_ms, record_time_ms)
     watched.changed = True
 
 

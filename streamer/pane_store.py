@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from streamer.compression import compress, decompress
 from streamer.events import Increment, OffsetRange, Origin
 
 IntArray = NDArray[np.int64]
-_Source = tuple[str, str, int]
+Source = tuple[str, str, int]
 _PART_BYTES = 200_000
 # Every pane names the same few partitions: they are kept once.
-_SOURCES: dict[_Source, _Source] = {}
+_SOURCES: dict[Source, Source] = {}
 
 
 class PaneKey(NamedTuple):
@@ -82,8 +82,8 @@ class Pane:
             arrays += named.values()
         return sum(array.nbytes for array in arrays)
 
-    def add(self, increment: Increment, *, late: bool, dtype: str) -> None:
-        """Add an increment; `late` says whether the pane was already complete."""
+    def add(self, increment: Increment, sources: Sequence[Source], *, late: bool, dtype: str) -> None:
+        """Add an increment; `sources` are its flush's, and `late` says whether the pane was already complete."""
         (self.late if late else self.on_time).add(increment)
         self.sampled += increment.sampled
         self.labelled += increment.labelled
@@ -92,10 +92,9 @@ class Pane:
             self.performance[key] = self.performance[key] + vector if key in self.performance else vector.copy()
         _add_rows(self.exposures, increment.exposures, EXPOSURE_DTYPE)
         _add_rows(self.outcomes, increment.outcomes, OUTCOME_DTYPE)
-        for place in increment.offsets:
-            source = _once((place.topic, place.topic_id, place.partition))
-            low, high = self.offsets.get(source, (place.first, place.last))
-            self.offsets[source] = (min(low, place.first), max(high, place.last))
+        for at, first, last in in_threes(increment.offsets):
+            low, high = self.offsets.get(sources[at], (first, last))
+            self.offsets[sources[at]] = (min(low, first), max(high, last))
 
     def counts(self, profile: ReferenceProfile, *, late: bool) -> IntArray:
         """Return (cells of all features,) counts in the profile's layout: on time alone, or with the late ones."""
@@ -179,7 +178,7 @@ def decode_pane(parts: Mapping[int, bytes]) -> Pane:
         {key: np.frombuffer(raw, stored.dtype).copy() for key, raw in stored.performance.items()},
         {key: np.frombuffer(raw, EXPOSURE_DTYPE).copy() for key, raw in stored.exposures.items()},
         {key: np.frombuffer(raw, OUTCOME_DTYPE).copy() for key, raw in stored.outcomes.items()},
-        {_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},
+        {known_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},
         stored.looked,
     )
     for late, fingerprint, packed in stored.cells:
@@ -201,8 +200,14 @@ def offset_ranges(panes: Iterable[Pane], kinds: Callable[[str], bool]) -> list[O
     ]
 
 
-def _once(source: _Source) -> _Source:
+def known_once(source: Source) -> Source:
+    """Return the one tuple that is kept of a partition."""
     return _SOURCES.setdefault(source, source)
+
+
+def in_threes(numbers: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Give numbers three by three; ValueError where some are left over."""
+    return zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
 
 
 def _add_rows(held: dict[str, NDArray[Any]], added: dict[str, bytes], dtype: Any) -> None:

@@ -47,6 +47,16 @@ class Stream:
         return int(self.model.config.time.pane)
 
     @cached_property
+    def head(self) -> tuple[str, int, str, Origin, Any]:
+        """What its increments begin with: the model, its epoch, version, origin and source."""
+        return self.model.name, self.model.epoch, self.version, self.origin, self.source
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of its reference; "" where it has none."""
+        return "" if self.profile is None else self.profile.fingerprint
+
+    @cached_property
     def cells(self) -> int:
         """How many cells it has in all."""
         return 0 if self.profile is None else self.profile.layout.size

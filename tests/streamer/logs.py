@@ -151,6 +151,7 @@ class Log:
             offsets = range(self.read, self.read + len(events))
             folder.predictions(rows_of(self.catalog, events, "predictions.v1", offsets, record_ms=self.now_ms))
         folder.contributions(labels)
+        counted = folder.counted()
         start, self.read = self.read, self.read + len(events)
         flush = Partial(
             ingest="0",
@@ -159,8 +160,9 @@ class Log:
                 SourceProgress("labels.v1", "id2", 0, 0, 0, self.now_ms),
             ],
             partition_counts={"predictions.v1": 1, "labels.v1": 1},
-            increments=folder.increments(),
-            marks=[ModelMark("churn", "predictions.v1", 0, max(e.ts for e in events), self.now_ms)] if events else [],
+            increments=counted.increments,
+            marks=[ModelMark("churn", [0, max(e.ts for e in events), self.now_ms])] if events else [],
+            sources=counted.sources,
         )
         self.records.append((PARTIALS, self.now_ms, msgspec.msgpack.encode(flush)))
 

@@ -6,18 +6,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 
 import msgspec
 import structlog
 
 from monitors import lifecycle
+from monitors.sketch import decode_many
 from streamer import effects, telemetry
 from streamer.author import Author
 from streamer.catalog import Catalog, Model
 from streamer.decode import is_deep, is_name
 from streamer.events import UNREADABLE, Command, Increment, ModelMark, Partial, SourceProgress
 from streamer.model_record import FAULTS, Watched
-from streamer.pane_store import PaneKey, Source, in_threes, known_once
+from streamer.pane_store import Pairs, PaneKey, Source, in_threes, known_once
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
 from streamer.shard import Shard, restore_shard
@@ -195,8 +197,10 @@ class Evaluate:
         self._news = self._news or bool(flush.increments)
         sources = list(map(known_once, flush.sources))
         acts: dict[str, list[Act]] = defaultdict(list)
-        for increment in flush.increments:
-            acts[increment.model].append(partial(self._add, increment, sources))
+        # One by one only where something is wrong with some of them: then that model is told apart.
+        read = decode_many([increment.cells for increment in flush.increments]) or repeat(None)
+        for increment, pairs in zip(flush.increments, read, strict=False):
+            acts[increment.model].append(partial(self._add, increment, sources, pairs))
         for mark in flush.marks:
             acts[mark.model].append(partial(_observe, mark, sources))
         for name, tallies in flush.tallies.items():
@@ -230,7 +234,9 @@ class Evaluate:
             self._alive()
             shard.waiting.until(name, watched.record.clock.waits_until_ms, latest)
 
-    def _add(self, increment: Increment, sources: Sequence[Source], model: Model, watched: Watched) -> None:
+    def _add(
+        self, increment: Increment, sources: Sequence[Source], pairs: Pairs | None, model: Model, watched: Watched
+    ) -> None:
         held_epoch = watched.record.model_epoch
         if increment.model_epoch != held_epoch:
             _tally(watched, "other_epoch", increment.events)
@@ -253,7 +259,7 @@ class Evaluate:
         key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
         if key not in watched.dirty and key in watched.panes:
             self._changed_bytes += watched.panes[key].nbytes
-        watched.add(key, increment, sources, late=late, dtype=model.schema.dtype)
+        watched.add(key, increment, sources, late=late, dtype=model.schema.dtype, pairs=pairs)
 
     def _tell_of_no_reference(self, model: str, version: str) -> None:
         """Say once of a version that nothing is known to hold its events against."""

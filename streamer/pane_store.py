@@ -18,6 +18,8 @@ from streamer.compression import compress, decompress
 from streamer.events import Increment, OffsetRange, Origin
 
 IntArray = NDArray[np.int64]
+# Cells that rise, and how many events fell into each.
+Pairs = tuple[IntArray, IntArray]
 Source = tuple[str, str, int]
 _PART_BYTES = 200_000
 # Every pane names the same few partitions: they are kept once.
@@ -41,7 +43,7 @@ class Tally:
     errors: int = 0
     cells: dict[str, HistogramSketch] = field(default_factory=dict)
 
-    def add(self, increment: Increment) -> None:
+    def add(self, increment: Increment, pairs: Pairs | None = None) -> None:
         """Add an increment's counts; cells of another fingerprint are kept apart."""
         if increment.source != "labels":
             self.events += increment.events if increment.source == "predictions" else 0
@@ -50,7 +52,10 @@ class Tally:
             held = self.cells.get(increment.fingerprint)
             if held is None:
                 held = self.cells[increment.fingerprint] = HistogramSketch.empty(increment.fingerprint)
-            held.add_pairs(increment.cells)
+            if pairs is None:
+                held.add_pairs(increment.cells)
+            else:
+                held.add(*pairs)
 
 
 @dataclass(slots=True)
@@ -82,9 +87,24 @@ class Pane:
             arrays += named.values()
         return sum(array.nbytes for array in arrays)
 
-    def add(self, increment: Increment, sources: Sequence[Source], *, late: bool, dtype: str) -> None:
-        """Add an increment; `sources` are its flush's, and `late` says whether the pane was already complete."""
-        (self.late if late else self.on_time).add(increment)
+    def add(
+        self,
+        increment: Increment,
+        sources: Sequence[Source],
+        *,
+        late: bool,
+        dtype: str,
+        pairs: Pairs | None = None,
+    ) -> None:
+        """Add an increment.
+
+        Parameters
+        ----------
+        sources : those of its flush.
+        late : whether the pane was already complete.
+        pairs : its cells, where they have been read already.
+        """
+        (self.late if late else self.on_time).add(increment, pairs)
         self.sampled += increment.sampled
         self.labelled += increment.labelled
         for key, raw in increment.performance.items():

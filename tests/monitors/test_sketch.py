@@ -13,6 +13,7 @@ from monitors.sketch import (
     FingerprintMismatchError,
     HistogramSketch,
     count_cells,
+    decode_many,
     decode_pairs,
     encode_pairs,
 )
@@ -123,6 +124,22 @@ def test_more_cells_than_the_reference_has_are_refused():
 def test_pairs_that_make_no_histogram_are_refused(pairs: bytes, message: str):
     with pytest.raises(ValueError, match=message):
         HistogramSketch.empty("f").add_pairs(pairs)
+    assert decode_many([b"", pairs, encode_pairs(np.array([1]))]) is None
+
+
+@given(st.lists(counts, max_size=5))
+def test_reading_many_is_reading_each(batches: list[np.ndarray]):
+    many = [encode_pairs(np.minimum(batch, 2**31 - 1)) for batch in batches]
+    read = decode_many(many)
+    assert read is not None
+    wanted = [[column.tolist() for column in decode_pairs(pairs)] for pairs in many]
+    assert [[column.tolist() for column in each] for each in read] == wanted
+
+
+def test_pairs_that_do_not_rise_are_not_read_with_others():
+    pairs = np.array([(3, 1), (0, 2)], dtype=PAIR).tobytes()
+    assert decode_many([pairs]) is None
+    assert decode_many([pairs[:8], pairs[8:]]) is not None
 
 
 @pytest.mark.parametrize("cell", [-1, 3])

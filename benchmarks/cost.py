@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -44,9 +44,10 @@ def cost(
 
 def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
     """Measure the three curves, and the steady rate; fewer points where `quick`."""
-    over_models = _curve("models", (1, 50, 200) if quick else MODELS, quick=quick)
-    over_partitions = _curve("partitions", (4, 64) if quick else PARTITIONS, quick=quick)
-    over_features = _curve("features", (10, 100) if quick else FEATURES, quick=quick)
+    measured: dict[Shape, float] = {}
+    over_models = _curve("models", (1, 50, 200) if quick else MODELS, measured, quick=quick)
+    over_partitions = _curve("partitions", (4, 64) if quick else PARTITIONS, measured, quick=quick)
+    over_features = _curve("features", (10, 100) if quick else FEATURES, measured, quick=quick)
     return [*_flatness(over_models, over_partitions, over_features), *_steady(quick=quick)], [
         over_models,
         over_partitions,
@@ -54,12 +55,23 @@ def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
     ]
 
 
-def _curve(over: str, counts: Iterable[int], *, quick: bool) -> Curve:
+class Shape(NamedTuple):
+    """What an event's cost is measured over."""
+
+    models: int = 1
+    partitions: int = 4
+    features: int = traffic.FEATURES
+
+
+def _curve(over: str, counts: Iterable[int], measured: dict[Shape, float], *, quick: bool) -> Curve:
+    """Measure the points of a curve, but for those that another has."""
     costs: dict[int, float] = {}
     for count in counts:
-        shape = {"models": 1, "partitions": 4, "features": traffic.FEATURES, over: count}
-        events = max(_LEAST_EVENTS, _VALUES // shape["features"]) // (2 if quick else 1)
-        costs[count] = _event_us(shape["models"], shape["partitions"], shape["features"], events)
+        shape = Shape()._replace(**{over: count})
+        if shape not in measured:
+            events = max(_LEAST_EVENTS, _VALUES // shape.features) // (2 if quick else 1)
+            measured[shape] = _event_us(*shape, events)
+        costs[count] = measured[shape]
         measuring.say(f"{count} {over}: {costs[count]:.2f} µs an event")
     picture = f"CPU an event, by {over}"
     return Curve(picture=picture, name="one worker", over=over, unit="µs", x=[*costs], y=[*costs.values()])

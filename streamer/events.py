@@ -232,7 +232,7 @@ class ModelMark(msgspec.Struct, array_like=True):
 class Increment(msgspec.Struct, array_like=True):
     """What one flush adds to one pane of one model version. All counts add up; labels' are signed.
 
-    `cells` are little-endian int32 pairs (cell, count) over the cells of all features, in the layout of the
+    `cells` are what `monitors.sketch.encode_pairs` writes of the counts of all features' cells, in the layout of the
     reference that `fingerprint` names; `performance` maps a slice ("" is the whole) to the task's vector;
     `exposures` and `outcomes` map a rollout to the rows of `monitors.canary.EXPOSURE_DTYPE` and `OUTCOME_DTYPE`.
     `offsets` are, three by three: a source partition's index in the flush, and the first and the last of its offsets.

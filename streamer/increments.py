@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from monitors.canary import fold_exposures
 from monitors.cells import NO_CELL
-from monitors.sketch import PAIR
+from monitors.sketch import PAIRS, pair_form
 from streamer.columns import Block, Coded, Distinct, IntArray, distinct
 from streamer.events import Increment, ModelMark
 from streamer.rows import Places, Source
@@ -175,13 +175,14 @@ def _count_cells(
     else:
         cells, counts = _counted(np.concatenate([*keys, np.zeros(0, dtype=starts.dtype)]), total)
     bounds = np.searchsorted(cells, np.append(starts, total))
-    pairs = np.empty(len(cells), dtype=PAIR)
-    pairs["cell"] = cells - np.repeat(starts, np.diff(bounds))
-    # A flush has fewer rows than fill 32 bits.
-    pairs["count"] = counts
-    raw, at = pairs.tobytes(), (bounds * PAIR.itemsize).tolist()
-    for increment, start, end in zip(increments, at, at[1:], strict=False):
-        increment.cells = raw[start:end]
+    cells = cells - np.repeat(starts, np.diff(bounds))
+    # One form for all: evaluate reads them together. A flush has fewer rows than fill 32 bits.
+    form = pair_form(cells, counts)
+    pairs = np.empty(len(cells), dtype=PAIRS[form])
+    pairs["cell"], pairs["count"] = cells, counts
+    raw, at = pairs.tobytes(), (bounds * pairs.itemsize).tolist()
+    for increment, (start, end) in zip(increments, pairwise(at), strict=True):
+        increment.cells = form + raw[start:end] if end > start else b""
 
 
 def _counted(keys: _Keys, total: int) -> tuple[_Keys, IntArray]:

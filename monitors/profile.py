@@ -54,6 +54,11 @@ class FeatureProfile:
         """The number of reference rows, missing values among them."""
         return int(self.counts.sum())
 
+    @cached_property
+    def grouping(self) -> npt.NDArray[np.int64]:
+        """The group each cell is pooled into (`divergence.grouping`)."""
+        return grouping(self.counts, ordered=self.binning.ordered)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         return {

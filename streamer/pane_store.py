@@ -118,12 +118,14 @@ class Pane:
 
     def counts(self, profile: ReferenceProfile, *, late: bool) -> IntArray:
         """Return (cells of all features,) counts in the profile's layout: on time alone, or with the late ones."""
-        total = HistogramSketch.empty(profile.fingerprint)
-        for tally in (self.on_time, self.late) if late else (self.on_time,):
-            held = tally.cells.get(profile.fingerprint)
-            if held is not None:
-                total.merge(held)
-        return total.whole(profile.layout.size)
+        tallies = (self.on_time, self.late) if late else (self.on_time,)
+        held = [tally.cells[profile.fingerprint] for tally in tallies if profile.fingerprint in tally.cells]
+        if not held:
+            return np.zeros(profile.layout.size, dtype=np.int64)
+        total = held[0].whole(profile.layout.size)
+        for other in held[1:]:
+            total += other.whole(profile.layout.size)
+        return total
 
 
 class _Stored(msgspec.Struct, array_like=True):

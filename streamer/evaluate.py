@@ -438,11 +438,11 @@ def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:
 
 
 def _observe(mark: ModelMark, sources: Sequence[Source], model: Model, watched: Watched) -> None:
-    record = watched.record
-    for at, event_time_ms, record_time_ms in in_threes(mark.times):
-        topic, _topic_id, partition = sources[at]
-        record.clock.observe((topic, partition), event_time_ms, record_time_ms)
-        record.newest_record_ms = max(record.newest_record_ms, record_time_ms)
+    seen = [
+        ((sources[at][0], sources[at][2]), event_ms, record_ms) for at, event_ms, record_ms in in_threes(mark.times)
+    ]
+    watched.record.clock.observe_all(seen)
+    watched.record.newest_record_ms = max(watched.record.newest_record_ms, *mark.times[2::3])
     watched.changed = True
 
 

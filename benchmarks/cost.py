@@ -1,10 +1,10 @@
-"""What an event costs over the number of models, of partitions and of features; and 1,000 models at a steady rate."""
+"""What an event costs over models, partitions and features, what a pane costs, and 1,000 models at a steady rate."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -21,6 +21,8 @@ _FLAT_TO = 200
 _MANY = 1_000
 _RATE = 20_000
 _WARM_S = 10
+# Of models that say nothing else.
+_PANE_MS = 300_000
 # Every run has about as many values to count, and none so few events that a flush is all it measures.
 _VALUES = 4_000_000
 _LEAST_EVENTS = 20_000
@@ -44,30 +46,47 @@ def cost(
 
 def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
     """Measure the three curves, and the steady rate; fewer points where `quick`."""
-    over_models = _curve("models", (1, 50, 200) if quick else MODELS, quick=quick)
-    over_partitions = _curve("partitions", (4, 64) if quick else PARTITIONS, quick=quick)
-    over_features = _curve("features", (10, 100) if quick else FEATURES, quick=quick)
-    return [*_flatness(over_models, over_partitions, over_features), *_steady(quick=quick)], [
-        over_models,
-        over_partitions,
-        over_features,
-    ]
+    measured: dict[Shape, float] = {}
+    over_models = _curve("models", (1, 50, 200) if quick else MODELS, measured, quick=quick)
+    over_partitions = _curve("partitions", (4, 64) if quick else PARTITIONS, measured, quick=quick)
+    over_features = _curve("features", (10, 100) if quick else FEATURES, measured, quick=quick)
+    curves = [over_models, over_partitions, over_features]
+    return [*_flatness(*curves), _pane(measured[Shape(_FLAT_TO)], quick=quick), *_steady(quick=quick)], curves
 
 
-def _curve(over: str, counts: Iterable[int], *, quick: bool) -> Curve:
+class Shape(NamedTuple):
+    """What an event's cost is measured over."""
+
+    models: int = 1
+    partitions: int = 4
+    features: int = traffic.FEATURES
+
+
+def _curve(over: str, counts: Iterable[int], measured: dict[Shape, float], *, quick: bool) -> Curve:
+    """Measure the points of a curve, but for those that another has."""
     costs: dict[int, float] = {}
     for count in counts:
-        shape = {"models": 1, "partitions": 4, "features": traffic.FEATURES, over: count}
-        events = max(_LEAST_EVENTS, _VALUES // shape["features"]) // (2 if quick else 1)
-        costs[count] = _event_us(shape["models"], shape["partitions"], shape["features"], events)
+        shape = Shape()._replace(**{over: count})
+        if shape not in measured:
+            measured[shape] = _event_us(*shape, _events_of(shape, quick=quick))
+        costs[count] = measured[shape]
         measuring.say(f"{count} {over}: {costs[count]:.2f} µs an event")
     picture = f"CPU an event, by {over}"
     return Curve(picture=picture, name="one worker", over=over, unit="µs", x=[*costs], y=[*costs.values()])
 
 
-def _event_us(models: int, partitions: int, features: int, events: int) -> float:
-    """Return the CPU an event costs the worker, in microseconds, its label record stored."""
-    start_ms = int(time.time() * 1000) - traffic.SPAN_MS
+def _events_of(shape: Shape, *, quick: bool) -> int:
+    return max(_LEAST_EVENTS, _VALUES // shape.features) // (2 if quick else 1)
+
+
+def _event_us(models: int, partitions: int, features: int, events: int, *, span_ms: int | None = None) -> float:
+    """Return the CPU an event costs the worker, in microseconds, its label record stored.
+
+    Event time runs as at the steady rate where `span_ms` says nothing else: what a pane costs, whatever falls into it,
+    is no event's cost.
+    """
+    span_ms = events * 1_000 // _RATE if span_ms is None else span_ms
+    start_ms = int(time.time() * 1000) - span_ms
     settings = Settings(topics={"predictions": TopicSettings(partitions=partitions)})
     with measuring.running(settings) as stack:
         configs = [traffic.model(index, labels="join", features=features) for index in range(models)]
@@ -77,7 +96,7 @@ def _event_us(models: int, partitions: int, features: int, events: int) -> float
         view = measuring.live_view(stack.settings)
         found = throughput.measure(
             "predictions",
-            traffic.predictions(events, models, start_ms=start_ms, features=features),
+            traffic.predictions(events, models, start_ms=start_ms, features=features, span_ms=span_ms),
             stack.settings,
             "predictions",
             worker,
@@ -119,6 +138,19 @@ def _flatness(models: Curve, partitions: Curve, features: Curve) -> list[Figure]
             note=_points(features),
         ),
     ]
+
+
+def _pane(event_us: float, *, quick: bool) -> Figure:
+    """Measure what a model's pane costs: the same events over an hour have twelve panes a model."""
+    shape = Shape(_FLAT_TO)
+    events = _events_of(shape, quick=quick)
+    over_an_hour_us = _event_us(*shape, events, span_ms=traffic.SPAN_MS)
+    panes = _FLAT_TO * traffic.SPAN_MS / _PANE_MS
+    name = f"a pane of a model with {shape.features} features: folded, stored, looked at, shown"
+    note = (
+        f"{_FLAT_TO} models, {events:,} events in an hour of panes of five minutes: {over_an_hour_us:.2f} µs an event"
+    )
+    return figure(name, (over_an_hour_us - event_us) * events / panes / 1_000, "ms", command=_COMMAND, note=note)
 
 
 def _points(curve: Curve) -> str:

@@ -68,7 +68,7 @@ def _measure(features: int, events: int) -> list[Packed]:
     sketch = HistogramSketch.empty("f")
     sketch.add_pairs(encode_pairs(whole))
     forms: dict[str, Callable[[], bytes]] = {
-        "pairs of int32": lambda: encode_pairs(whole),
+        "pairs": lambda: encode_pairs(whole),
         "every cell": lambda: sketch.counts.tobytes(),
         "the shorter of few and all": sketch.pack,
     }

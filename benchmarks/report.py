@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure, Results
+from benchmarks.suite import SUBJECTS
 
 PAGE = Path(__file__).parents[1] / "README.md"
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -54,7 +55,13 @@ def markdown(results: Results) -> Iterator[str]:
     """Yield the lines of the table, and of what was measured where and when."""
     yield "| figure | measured | aim | met |"
     yield "|---|---|---|---|"
-    for name, findings in results.subjects.items():
+    for name, entry in SUBJECTS.items():
+        findings = results.subjects.get(name)
+        if findings is None:
+            # A table without the row would look as if there were nothing to measure.
+            if entry.by_default:
+                yield f"| {entry.about} (`--only {name}`) | not measured | | |"
+            continue
         if findings.fault:
             yield f"| {name} | failed | | no |"
         for each in findings.figures:

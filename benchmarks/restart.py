@@ -28,7 +28,7 @@ from monitors.profile import ReferenceProfile, build_profile
 from monitors.sketch import encode_pairs
 from streamer import kafka_clients, topics
 from streamer.catalog import Model, describe
-from streamer.events import Increment, PaneOffsets
+from streamer.events import Increment
 from streamer.local.stack import Stack, environment_of
 from streamer.model_record import Watched
 from streamer.models import parse_model
@@ -44,6 +44,7 @@ _START_MS = 1_700_000_040_000
 _PATIENCE_S = 300.0
 # As many different panes as are drawn; counts of a pane are incompressible, so that their repeating saves nothing.
 _DRAWN = 20
+_SOURCES = [("predictions.v1", "x" * 22, number) for number in range(4)]
 
 
 class Restart(msgspec.Struct, kw_only=True):
@@ -184,7 +185,9 @@ def _store(
             start_ms = _START_MS + pane * _PANE_MS
             watched.record.clock.observe(("predictions.v1", 0), start_ms, start_ms)
             increment = _increment(model, profile, drawn[pane % _DRAWN], start_ms, events)
-            watched.add(PaneKey("1", "live", _PANE_MS, start_ms), increment, late=False, dtype=model.schema.dtype)
+            watched.add(
+                PaneKey("1", "live", _PANE_MS, start_ms), increment, _SOURCES, late=False, dtype=model.schema.dtype
+            )
         _look(watched)
         for _ in range(rewrites):
             producer.begin_transaction()
@@ -229,7 +232,7 @@ def _increment(model: Model, profile: ReferenceProfile, cells: bytes, start_ms: 
         events=events,
         sampled=events,
         cells=cells,
-        offsets=[PaneOffsets("predictions.v1", "x" * 22, number, 0, events) for number in range(4)],
+        offsets=[number for source in range(len(_SOURCES)) for number in (source, 0, events)],
     )
 
 

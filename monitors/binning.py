@@ -68,32 +68,32 @@ class Binning:
         if len(set(self.categories)) != len(self.categories):
             raise ValueError(f"{self.feature}.categories: a category stands there twice")
 
-    @property
+    @cached_property
     def cells(self) -> int:
         """The number k of inner cells."""
         return len(self.edges) - 1 if self.edges else len(self.values) + len(self.categories)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The length k + 4 of a histogram over these cells."""
         return self.cells + SPECIAL_CELLS
 
-    @property
+    @cached_property
     def missing(self) -> int:
         """The cell of missing values."""
         return self.cells
 
-    @property
+    @cached_property
     def below(self) -> int:
         """The cell of numbers under the reference's smallest."""
         return self.cells + 1
 
-    @property
+    @cached_property
     def above(self) -> int:
         """The cell of numbers over the reference's largest."""
         return self.cells + 2
 
-    @property
+    @cached_property
     def unseen(self) -> int:
         """The cell of values the reference has no cell for, neither below nor above its range."""
         return self.cells + 3

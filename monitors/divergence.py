@@ -83,10 +83,14 @@ def jensen_shannon(reference: Histogram, current: Histogram) -> float:
 
     [1] D. M. Endres, J. E. Schindelin, *A New Metric for Probability Distributions*, 2003.
     """
-    before, after = _present(reference, current)
-    if not before.sum() or not after.sum():
+    return pooled_jensen_shannon(*_present(reference, current))
+
+
+def pooled_jensen_shannon(reference: Histogram, current: Histogram) -> float:
+    """`jensen_shannon` of counts that are already pooled: (groups,) on both sides, as `pool` returns them."""
+    if not reference.sum() or not current.sum():
         return float("nan")
-    p, q = _shares(before), _shares(after)
+    p, q = _shares(reference), _shares(current)
     half = (p + q) / 2
     # Rounding may leave a divergence of equal shares a hair under zero.
     return float(np.sqrt(max(0.0, (_relative_entropy(p, half) + _relative_entropy(q, half)) / 2 / np.log(2))))
@@ -161,8 +165,14 @@ def pool(
     reference: Histogram, current: Histogram, *, groups: int = 10, ordered: bool = True
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Pool both sides by the reference's `grouping` and leave out the groups that hold nothing on either side."""
+    return pool_by(grouping(reference, groups=groups, ordered=ordered), reference, current)
+
+
+def pool_by(
+    group_of: npt.NDArray[np.int64], reference: Histogram, current: Histogram
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pool both sides by groups that were worked out before, as `pool` does."""
     _same_cells(reference, current)
-    group_of = grouping(reference, groups=groups, ordered=ordered)
     inside = group_of >= 0
     count = int(group_of.max(initial=0)) + 1
     before, after = (

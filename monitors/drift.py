@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-
 from monitors import divergence, significance
-from monitors.binning import SPECIAL_CELLS
 from monitors.profile import FeatureProfile
 from monitors.sketch import Counts
 
@@ -90,14 +87,14 @@ def measure(
         effective_m = significance.effective(present, current_design_effect)
         calibrated = policy.mode == "calibrated"
         share = alpha / 2 if binning.ordered else alpha
-        pooled = divergence.pool(profile.counts, current, ordered=binning.ordered)
+        pooled = divergence.pool_by(profile.grouping, profile.counts, current)
         groups = len(pooled[0])
         psi = divergence.pooled_psi(*pooled)
         p_psi = significance.psi_p_value(psi, effective_n, effective_m, groups)
         null_psi = significance.psi_threshold(effective_n, effective_m, groups, share) if calibrated else 0.0
         threshold_psi = max(policy.psi, null_psi)
         # Over the pooled groups: over hundreds of cells chance alone would show a distance.
-        jensen_shannon = divergence.jensen_shannon(*(np.pad(side, (0, SPECIAL_CELLS)) for side in pooled))
+        jensen_shannon = divergence.pooled_jensen_shannon(*pooled)
         if binning.ordered:
             ks = divergence.ks(profile.counts, current)
             p_ks = significance.ks_p_value(ks, effective_n, effective_m)

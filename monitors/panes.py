@@ -39,7 +39,7 @@ class Boundaries:
             has passed, and the record time it has been read up to.
         idle_ms : how much longer than the crossing a partition must have been read to count as silent.
         """
-        partitions = list(limits)
+        partitions = list(limits) if self.crossings else []
         while self.crossings:
             end, crossed_at = self.crossings[0]
             waiting = [passed for passed, read_up_to in partitions if read_up_to < crossed_at + idle_ms]
@@ -80,13 +80,19 @@ class ModelClock:
 
     def observe(self, source: Source, event_time_ms: int, record_time_ms: int) -> None:
         """Take in the largest event time of a batch from one partition, and its last record's time."""
-        if event_time_ms <= self.watermarks.get(source, 0):
-            return
-        newest = event_time_ms > self.watermark_ms
-        self.watermarks[source] = event_time_ms
-        if newest:
-            self.complete.cross(self._passed(event_time_ms), record_time_ms)
-            self.mature.cross(self._passed(event_time_ms - self.maturity_ms), record_time_ms)
+        self.observe_all([(source, event_time_ms, record_time_ms)])
+
+    def observe_all(self, seen: Iterable[tuple[Source, int, int]]) -> None:
+        """Take in what `observe` does, of some partitions one after the other."""
+        newest_ms = self.watermark_ms
+        for source, event_time_ms, record_time_ms in seen:
+            if event_time_ms <= self.watermarks.get(source, 0):
+                continue
+            self.watermarks[source] = event_time_ms
+            if event_time_ms > newest_ms:
+                newest_ms = event_time_ms
+                self.complete.cross(self._passed(event_time_ms), record_time_ms)
+                self.mature.cross(self._passed(event_time_ms - self.maturity_ms), record_time_ms)
 
     def advance(self, read_up_to: Mapping[Source, int], *, drift: Sequence[Source], labels: Sequence[Source]) -> None:
         """Complete and mature what the progress of all partitions allows.

@@ -50,7 +50,7 @@ class FeatureProfile:
         if not (isfinite(self.design_effect) and self.design_effect >= 1):
             raise ValueError(f"{name}.design_effect: got {self.design_effect}, wanted a number of at least 1")
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """The number of reference rows, missing values among them."""
         return int(self.counts.sum())
@@ -59,6 +59,11 @@ class FeatureProfile:
     def digest(self) -> str:
         """16 hex digits naming all that is kept of the feature."""
         return digest_of(self.to_part())
+
+    @cached_property
+    def grouping(self) -> npt.NDArray[np.int64]:
+        """The group each cell is pooled into (`divergence.grouping`)."""
+        return grouping(self.counts, ordered=self.binning.ordered)
 
     def to_part(self) -> bytes:
         """Return the feature's part of a profile, as JSON."""

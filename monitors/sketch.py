@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +14,12 @@ import numpy.typing as npt
 Counts: TypeAlias = npt.NDArray[np.int64]
 AnyCounts: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 
-PAIR = np.dtype([("cell", "<i4"), ("count", "<i4")])
+# How pairs of a cell and its count are written, by the byte in front of them: as a rule both are small.
+_NARROW, _WIDE = b"\0", b"\1"
+PAIRS = {
+    _NARROW: np.dtype([("cell", "<u2"), ("count", "<u1")]),
+    _WIDE: np.dtype([("cell", "<i4"), ("count", "<i4")]),
+}
 # In front of packed counts: the bytes of a count, and of the step from one cell to the next; 0 where all cells stand.
 _PACKED = struct.Struct("<BB")
 MAX_COUNT = 2**31 - 1
@@ -53,10 +60,14 @@ class HistogramSketch:
     def add_pairs(self, pairs: bytes) -> None:
         """Add counts that `encode_pairs` wrote, in place; ValueError as `decode_pairs`, and for negative counts."""
         cells, added = decode_pairs(pairs)
+        if added.min(initial=0) < 0:
+            raise ValueError(f"pairs: got a count of {added.min()}, wanted none below 0: events are not taken back")
+        self.add(cells, added)
+
+    def add(self, cells: Counts, added: Counts) -> None:
+        """Add counts, none of them negative, to cells that rise, in place."""
         if not len(cells):
             return
-        if added.min() < 0:
-            raise ValueError(f"pairs: got a count of {added.min()}, wanted none below 0: events are not taken back")
         self._reach(int(cells[-1]) + 1)
         total = self.counts[cells] + added
         if self.large:
@@ -188,20 +199,29 @@ def count_cells(cells: npt.NDArray[np.int32], size: int) -> Counts:
     return np.bincount(cells, minlength=size).astype(np.int64, copy=False)
 
 
-def encode_pairs(counts: npt.NDArray[Any]) -> bytes:
-    """Write the cells that hold something as little-endian int32 pairs (cell, count).
+def pair_form(cells: npt.NDArray[Any], counts: npt.NDArray[Any]) -> bytes:
+    """Return the byte in front of the shortest pairs that hold these, counts below 2**31."""
+    is_narrow = cells.max(initial=0) < 2**16 and counts.min(initial=0) >= 0 and counts.max(initial=0) < 2**8
+    return _NARROW if is_narrow else _WIDE
 
-    A count too large for one pair is spread over several of the same cell: reading adds them up.
+
+def encode_pairs(counts: npt.NDArray[Any]) -> bytes:
+    """Write the cells that hold something as pairs (cell, count), little-endian: a byte for their form, then `PAIRS`.
+
+    A count too large for one pair is spread over several of the same cell: reading adds them up. Nothing is b"".
     """
     counts = np.asarray(counts, dtype=np.int64)
-    parts = []
-    while (cells := np.flatnonzero(counts)).size:
-        pairs = np.empty(cells.size, dtype=PAIR)
+    cells = np.flatnonzero(counts)
+    form = pair_form(cells, counts[cells])
+    parts = [form] if cells.size else []
+    while cells.size:
+        pairs = np.empty(cells.size, dtype=PAIRS[form])
         pairs["cell"] = cells
         pairs["count"] = written = np.clip(counts[cells], -MAX_COUNT, MAX_COUNT)
         parts.append(pairs.tobytes())
         counts = counts.copy()
         counts[cells] -= written
+        cells = np.flatnonzero(counts)
     return b"".join(parts)
 
 
@@ -213,14 +233,45 @@ def decode_pairs(pairs: bytes) -> tuple[Counts, Counts]:
     ValueError
         The bytes are no whole pairs, or a cell lies outside [0, MAX_CELLS).
     """
-    if len(pairs) % PAIR.itemsize:
-        raise ValueError(f"pairs: got {len(pairs)} bytes, wanted a multiple of {PAIR.itemsize}")
-    read = np.frombuffer(pairs, dtype="<i4").reshape(-1, 2)
-    cells, counts = read[:, 0].astype(np.int64), read[:, 1].astype(np.int64)
+    form = PAIRS.get(pairs[:1] or _NARROW)
+    if form is None or len(pairs[1:]) % form.itemsize:
+        raise ValueError(
+            f"pairs: got {len(pairs)} bytes that begin with {pairs[:1]!r}, wanted 0 and pairs of 3 bytes, or 1 and "
+            "pairs of 8"
+        )
+    read = np.frombuffer(pairs, dtype=form, offset=min(1, len(pairs)))
+    cells, counts = read["cell"].astype(np.int64), read["count"].astype(np.int64)
     if not (cells[1:] > cells[:-1]).all():
         cells, place = np.unique(cells, return_inverse=True)
         counts = np.zeros(len(cells), dtype=np.int64)
-        np.add.at(counts, place, read[:, 1])
+        np.add.at(counts, place, read["count"])
     if len(cells) and (cells[0] < 0 or cells[-1] >= MAX_CELLS):
         raise ValueError(f"pairs: got cells {cells[0]}..{cells[-1]}, wanted them in [0, {MAX_CELLS})")
     return cells, counts
+
+
+def decode_many(many: Sequence[bytes]) -> list[tuple[Counts, Counts]] | None:
+    """Read many histograms as `decode_pairs` does, in one pass.
+
+    Returns
+    -------
+    None when one pass cannot read them: some are of another form than the rest, or none that `decode_pairs` reads,
+    some cells come twice or do not rise, or some counts are negative. `decode_pairs` says of each what it is.
+    """
+    heads = {pairs[:1] for pairs in many} - {b""}
+    if not heads:
+        return [decode_pairs(b"") for _pairs in many]
+    form = PAIRS.get(heads.pop())
+    sizes = np.array([len(pairs) - 1 if pairs else 0 for pairs in many], dtype=np.int64)
+    if form is None or heads or (sizes % form.itemsize).any():
+        return None
+    read = np.frombuffer(b"".join([pairs[1:] for pairs in many]), dtype=form)
+    cells, counts = read["cell"].astype(np.int64), read["count"].astype(np.int64)
+    ends = np.cumsum(sizes // form.itemsize)
+    rises = cells[1:] > cells[:-1]
+    # From the last cell of one to the first of the next.
+    rises[ends[(ends > 0) & (ends < len(cells))] - 1] = True
+    if not rises.all() or cells.min(initial=0) < 0 or cells.max(initial=0) >= MAX_CELLS or counts.min(initial=0) < 0:
+        return None
+    bounds = [0, *ends.tolist()]
+    return [(cells[start:end], counts[start:end]) for start, end in pairwise(bounds)]

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.cells import CellTable
 from streamer.arrow_batches import Batch, compact
 from streamer.column_blocks import Values, column_blocks
-from streamer.columns import Block, Coded, IntArray, Watched
+from streamer.columns import Block, Coded, IntArray, distinct
 from streamer.fleet import Fleet
-from streamer.lanes import keys_of
+from streamer.lanes import Lanes, keys_of
 from streamer.rows import Places, Rows
 
 
@@ -50,12 +49,14 @@ class ArrowRows(Rows):
         chosen = taken if self.chosen is None else self.chosen[taken]
         return ArrowRows(self.models, self.model_of[taken], self.batch, self.places.take(taken), chosen)
 
-    def blocks(self, table: CellTable, watched: Sequence[Watched], watched_of: IntArray) -> Iterator[Block]:
+    def blocks(self, lanes: Lanes, stream: IntArray) -> Iterator[Block]:
         """Give the cell of every watched feature of every row: numbers as they lie in the message."""
+        found = distinct(stream)
+        watched = [lanes.watched[number] for number in found.values.tolist()]
         texts = {name for each in watched for name in each.texts}
         names = dict.fromkeys(name for each in watched for name in (*each.numbers, *each.texts) if name[:1] != "@")
         columns = {name: self._feature(name, as_text=name in texts) for name in names}
-        yield from column_blocks(table, columns, watched, watched_of)
+        yield from column_blocks(lanes.table, columns, watched, found.codes)
 
     @cached_property
     def slices(self) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import msgspec
 import structlog
@@ -45,13 +46,9 @@ class Author:
         """Complete and mature panes as far as partitions have been read up to, and look at each once, in order."""
         clock = watched.record.clock
         before = (clock.complete.done_ms, clock.mature.done_ms)
-        uses_features = any(feature.source == "features" for feature in model.config.features.values())
-        drift_topics = (self._predictions, self._features) if uses_features else (self._predictions,)
-        clock.advance(
-            read_up_to,
-            drift=_partitions(shard.position.counts, drift_topics),
-            labels=_partitions(shard.position.counts, (self._labels,)),
-        )
+        counts = shard.position.counts
+        drift = [self._predictions, self._features] if model.uses_features else [self._predictions]
+        clock.advance(read_up_to, drift=_partitions(counts, drift), labels=_partitions(counts, [self._labels]))
         if before == (clock.complete.done_ms, clock.mature.done_ms):
             return
         watched.changed, watched.shown = True, False
@@ -259,5 +256,10 @@ class Author:
         watched.forget([key for key in watched.panes if key.start_ms + key.pane_ms <= floor_ms])
 
 
-def _partitions(counts: Mapping[str, int], topics: Iterable[str]) -> list[tuple[str, int]]:
-    return [(topic, index) for topic in topics for index in range(counts.get(topic, 1))]
+def _partitions(counts: Mapping[str, int], topics: Iterable[str]) -> tuple[Source, ...]:
+    return _numbered(tuple([(topic, counts.get(topic, 1)) for topic in topics]))
+
+
+@lru_cache(maxsize=100)
+def _numbered(counts: tuple[tuple[str, int], ...]) -> tuple[Source, ...]:
+    return tuple((topic, index) for topic, count in counts for index in range(count))

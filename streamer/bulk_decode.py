@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import reduce
-from operator import or_
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import call, is_
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.catalog import Catalog
+from streamer.catalog import Catalog, Model
 from streamer.decode import (
     MAX_EVENT_BYTES,
     Kind,
@@ -26,13 +27,15 @@ from streamer.decode import (
 from streamer.events import Label, Prediction
 from streamer.fleet import Fleet
 from streamer.labelling import unusable
-from streamer.layouts import MAX_LEARNED, MAX_MODELS, Layout, is_learnable, layout_of
+from streamer.layouts import MAX_LAYOUTS, MAX_LEARNED, Layout, Layouts, is_learnable, layout_of
 
 Fault = tuple[str, str]
 Decode = Callable[[bytes], Any]
 IntArray = NDArray[np.int64]
 
 _NUMBERS = frozenset({float, int, type(None)})
+# What is, as a rule, the name of a message's model; whoever goes by it looks again at what was decoded.
+_seems_of = re.compile(rb'"model"\s*:\s*"([^"\\]*)"').search
 
 
 class Decoded(NamedTuple):
@@ -47,7 +50,7 @@ class Decoded(NamedTuple):
 
     models: Fleet
     model_of: IntArray
-    layouts: Sequence[Layout]
+    layouts: Layouts
     events: list[Any]
     rows: IntArray | None
 
@@ -66,8 +69,12 @@ class Refused(Exception):  # noqa: N818 - it says what happened to the message
         self.fault = (reason, field)
 
 
-def decode_each(decode_one: Decode, values: Iterable[bytes]) -> tuple[list[Any], list[int]]:
+def decode_each(decode_one: Callable[..., Any], *columns: Iterable[Any]) -> tuple[list[Any], list[int]]:
     """Decode every message.
+
+    Parameters
+    ----------
+    columns : what `decode_one` is given of each.
 
     Returns
     -------
@@ -76,7 +83,7 @@ def decode_each(decode_one: Decode, values: Iterable[bytes]) -> tuple[list[Any],
     """
     events: list[Any] = []
     refused: list[int] = []
-    rest = map(decode_one, values)
+    rest = map(decode_one, *columns)
     while True:
         try:
             # What was decoded before an error stays in the list, and the iterator goes on after it.
@@ -101,14 +108,15 @@ class BulkDecoder:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._revision = -1
-        self._layouts: dict[str, Layout] = {}
-        self._learned: dict[str, dict[str, None]] = {}
-        self._came_once: dict[str, set[str]] = {}
-        self._taught: set[str] = set()
-        self._in_order: tuple[Layout, ...] = ()
+        # Of each model the layout of its configured features: what one model's events teach, all that share it know.
+        self._bases: dict[str, tuple[Model, Layout]] = {}
+        self._learned: dict[Layout, dict[str, None]] = {}
+        self._came_once: dict[Layout, set[str]] = {}
+        self._taught = False
         self._fleet = Fleet(())
-        self._number_of: dict[type[Any] | str, int] = {}
-        self._decoders: dict[Kind, Decode] = {}
+        self._number_of: dict[str, int] = {}
+        self._layouts = Layouts()
+        self._decoders: dict[Kind, _Decoders] = {}
 
     def decode(
         self, kind: Kind, values: Sequence[bytes], record_times_ms: IntArray, max_future_ms: int
@@ -121,14 +129,10 @@ class BulkDecoder:
         faults : row → why it is a dead letter and which field is meant, in the order of the batch.
         """
         self._refresh()
-        events, doubtful = decode_each(self._decoders[kind], values)
+        events, doubtful = self._decoders[kind].decode(values)
         suspects = set(doubtful)
         if max(map(len, values)) > MAX_EVENT_BYTES:
             suspects.update(row for row, value in enumerate(values) if len(value) > MAX_EVENT_BYTES)
-        if _Nobodys in set(map(type, events)):
-            suspects.update(row for row, event in enumerate(events) if isinstance(event, _Nobodys))
-            doubtful = [*doubtful, *suspects]
-            events = [None if isinstance(event, _Nobodys) else event for event in events]
         sound = [event for event in events if event is not None] if doubtful else events
         suspects.update(self._suspects(kind, events, sound))
         faults: dict[int, Fault] = {}
@@ -147,41 +151,39 @@ class BulkDecoder:
         return decoded.only([at for at, row in enumerate(rows) if row not in faults]), dict(sorted(faults.items()))
 
     def _refresh(self) -> None:
-        """Make layouts anew for the models that have changed, and the decoders over all of them."""
+        """Look anew at the models there are, where some have changed."""
         if self._revision == self._catalog.revision:
             return
         self._revision = self._catalog.revision
         models = self._catalog.models()
-        held, self._layouts = self._layouts, {}
+        held, self._bases = self._bases, {}
         for model in models:
-            layout = held.get(model.name)
-            if layout is None or layout.model is not model:
-                layout = layout_of(model, self._learned.get(model.name, ()))
-            self._layouts[model.name] = layout
-        self._index()
+            known = held.get(model.name)
+            of_it = known if known is not None and known[0] is model else (model, layout_of(model.config))
+            self._bases[model.name] = of_it
+        bases = {base for _model, base in self._bases.values()}
+        self._learned = {base: self._learned.get(base, {}) for base in bases}
+        self._came_once = {base: self._came_once.get(base, set()) for base in bases}
+        self._fleet = Fleet(models)
+        self._number_of = {model.name: number for number, model in enumerate(models)}
+        self._lay_out()
 
-    def _index(self) -> None:
-        layouts = [layout for layout in self._layouts.values() if layout.decodable][:MAX_MODELS]
-        self._in_order = tuple(self._layouts.values())
-        self._fleet = Fleet([layout.model for layout in self._in_order])
-        self._number_of = {
-            key: number
-            for number, layout in enumerate(self._in_order)
-            for key in (layout.prediction, layout.feature_log, layout.model.name)
-        }
+    def _lay_out(self) -> None:
+        """Make the layouts of all models, and the decoders over them."""
+        of_base = {base: base.with_fields(learned) for base, learned in self._learned.items()}
+        self._layouts = Layouts(of_base[base] for _model, base in self._bases.values())
+        layouts = dict(zip(self._bases, self._layouts, strict=True))
         self._decoders = {
-            "predictions": _decoder([layout.prediction for layout in layouts]),
-            "features": _decoder([layout.feature_log for layout in layouts]),
-            "labels": msgspec.json.Decoder(UncheckedLabel).decode,
+            "predictions": _Decoders({name: (layout, layout.prediction) for name, layout in layouts.items()}),
+            "features": _Decoders({name: (layout, layout.feature_log) for name, layout in layouts.items()}),
+            "labels": _Decoders({}, UncheckedLabel),
         }
 
     def _learn(self) -> None:
         """Give the layouts fields for the names that the last batch brought."""
-        for name in self._taught:
-            self._layouts[name] = layout_of(self._layouts[name].model, self._learned[name])
         if self._taught:
-            self._taught.clear()
-            self._index()
+            self._taught = False
+            self._lay_out()
 
     def _suspects(self, kind: Kind, events: Sequence[Any], sound: Sequence[Any]) -> Iterator[int]:
         """Give the rows that the fields' types let pass and the contract may not."""
@@ -197,16 +199,19 @@ class BulkDecoder:
                     if event is not None and event.prediction is None and event.error is None
                 )
         elif kind == "labels":
-            unknown = {name for name in {event.model for event in sound} if name not in self._layouts}
             yield from (
                 row
                 for row, event in enumerate(events)
                 if event is not None
-                and (
-                    (event.label is None and not event.deleted)
-                    or not -(2**63) <= event.revision < 2**63
-                    or event.model in unknown
-                )
+                and ((event.label is None and not event.deleted) or not -(2**63) <= event.revision < 2**63)
+            )
+        names = [event.model for event in sound]
+        if not self._decoders[kind].are_of(names, sound) or not self._number_of.keys() >= set(names):
+            are_of = self._decoders[kind].are_of
+            yield from (
+                row
+                for row, event in enumerate(events)
+                if event is not None and not (event.model in self._number_of and are_of([event.model], [event]))
             )
 
     def _slowly(self, kind: Kind, value: bytes) -> Any:
@@ -215,24 +220,25 @@ class BulkDecoder:
             event = decode(value, kind)
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise Refused(*explain_invalid(value, kind)) from None
-        layout = self._layouts.get(event.model)
-        if layout is None:
+        number = self._number_of.get(event.model)
+        if number is None:
             raise Refused(*explain_unknown(event.model))
         if isinstance(event, Label):
             return event
-        self._note(layout, event.features)
+        layout: Layout = self._layouts[number]
+        self._note(event.model, layout, event.features)
         return layout.of_prediction(event) if isinstance(event, Prediction) else layout.of_feature_log(event)
 
-    def _note(self, layout: Layout, features: Iterable[str]) -> None:
+    def _note(self, model: str, layout: Layout, features: Iterable[str]) -> None:
         """Remember the names a sound event brings that its model's layout has no field for."""
-        name = layout.model.name
-        held, once = self._learned.setdefault(name, {}), self._came_once.setdefault(name, set())
+        base = self._bases[model][1]
+        held, once = self._learned[base], self._came_once[base]
         for feature in features:
             if feature in layout.index or len(held) >= MAX_LEARNED or not is_learnable(feature):
                 continue
             if feature in once:
                 held[feature] = None
-                self._taught.add(name)
+                self._taught = True
             elif len(once) >= MAX_LEARNED:
                 once.clear()
             once.add(feature)
@@ -241,9 +247,9 @@ class BulkDecoder:
         """Put the events that are left together with their models."""
         rows = [row for row, event in enumerate(events) if event is not None] if None in events else None
         left = list(events) if rows is None else [events[row] for row in rows]
-        keys = [event.model for event in left] if kind == "labels" else list(map(type, left))
-        model_of = np.fromiter(map(self._number_of.__getitem__, keys), dtype=np.int64, count=len(keys))
-        layouts = () if kind == "labels" else self._in_order
+        numbers = map(self._number_of.__getitem__, [event.model for event in left])
+        model_of = np.fromiter(numbers, dtype=np.int64, count=len(left))
+        layouts = Layouts() if kind == "labels" else self._layouts
         return Decoded(self._fleet, model_of, layouts, left, None if rows is None else np.array(rows, dtype=np.int64))
 
 
@@ -288,14 +294,38 @@ def _may_be(version: str | None) -> bool:
     return version is None or is_name(version)
 
 
-class _Nobodys(msgspec.Struct, tag_field="model", tag="\0"):
-    """No model's: beside it, one model's events must name their model too, which msgspec lets a lone struct's omit."""
+class _Decoders:
+    """Decodes the messages of a topic, each into a struct of its model.
 
+    Parameters
+    ----------
+    of_models : model → its layout, and the struct its messages are read into.
+    of_all : the struct of all messages instead, where it is the same whatever their model.
+    """
 
-def _decoder(types: Sequence[type[Any]]) -> Decode:
-    if not types:
-        return _refuse
-    return msgspec.json.Decoder(reduce(or_, types, _Nobodys)).decode
+    def __init__(self, of_models: Mapping[str, tuple[Layout, type[Any]]], of_all: type[Any] | None = None) -> None:
+        self._struct_of = {name: struct for name, (_layout, struct) in of_models.items()}
+        structs = dict.fromkeys(struct for layout, struct in of_models.values() if layout.decodable)
+        if of_all is not None:
+            structs[of_all] = None
+        decoders = {struct: msgspec.json.Decoder(struct).decode for struct in [*structs][:MAX_LAYOUTS]}
+        # What of a message cannot be told from its bytes is told from what was decoded.
+        self._any: Decode = next(iter(decoders.values()), _refuse)
+        self._is_one = len(set(self._struct_of.values()) | structs.keys()) <= 1
+        self._decode_of = {
+            name.encode(): decoders[struct] for name, struct in self._struct_of.items() if struct in decoders
+        }
+
+    def decode(self, values: Sequence[bytes]) -> tuple[list[Any], list[int]]:
+        """Decode every message, as `decode_each` does."""
+        if self._is_one:
+            return decode_each(self._any, values)
+        named = [found[1] if found else b"" for found in map(_seems_of, values)]
+        return decode_each(call, map(self._decode_of.get, named, repeat(self._any)), values)
+
+    def are_of(self, models: Iterable[str], events: Iterable[Any]) -> bool:
+        """Tell whether each event was read into its model's struct."""
+        return self._is_one or all(map(is_, map(self._struct_of.get, models), map(type, events)))
 
 
 def _refuse(_: bytes) -> Any:

@@ -28,12 +28,13 @@ class Model:
     config: ModelConfig
     schema: PerformanceSchema
 
-    @property
+    # Asked for a thousand models at a time, when a configuration lies nowhere near.
+    @cached_property
     def name(self) -> str:
         """The model's name."""
         return self.config.name
 
-    @property
+    @cached_property
     def epoch(self) -> int:
         """The model's epoch: a model deleted and made again is another."""
         return self.config.model_epoch
@@ -44,6 +45,11 @@ class Model:
         if self.config.labels.mode != "join":
             return frozenset()
         return frozenset(name for name in self.config.slices if self.config.features[name].source == "features")
+
+    @cached_property
+    def uses_features(self) -> bool:
+        """Whether some of its features are logged apart from predictions."""
+        return any(feature.source == "features" for feature in self.config.features.values())
 
 
 def describe(config: ModelConfig) -> Model:

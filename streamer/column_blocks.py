@@ -20,7 +20,13 @@ Values = NDArray[np.float64] | Coded | Sequence[Any]
 def column_blocks(
     table: CellTable, columns: Mapping[str, Values], watched: Sequence[Watched], watched_of: IntArray
 ) -> Iterator[Block]:
-    """Give the cells of columns, as `streamer.rows.Rows.blocks` does."""
+    """Give the cell of every value of columns.
+
+    Parameters
+    ----------
+    table : the binnings of all numeric features.
+    watched : what is watched of some versions; `watched_of` is each row's index among them.
+    """
     for name, values in columns.items():
         ids = np.array([each.numbers.get(name, UNWATCHED) for each in watched])
         texts = [each.texts.get(name) for each in watched]

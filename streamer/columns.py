@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,11 +83,11 @@ class TextCells(dict[Any, int]):
     def __init__(self, binning: Binning, first: int) -> None:
         super().__init__({category: first + cell for cell, category in enumerate(binning.categories)})
         self[None] = first + binning.missing
-        self._unseen = first + binning.unseen
+        self.unseen = first + binning.unseen
 
     def __missing__(self, value: Any) -> int:
         # Not kept: there is no end to what may come.
-        return self._unseen if type(value) is str else self.get(canonical(value), self._unseen)
+        return self.unseen if type(value) is str else self.get(canonical(value), self.unseen)
 
 
 class Watched(NamedTuple):
@@ -98,12 +97,10 @@ class Watched(NamedTuple):
     ----------
     numbers : feature → its number in a `monitors.cells.CellTable`.
     texts : feature → the cell of each text.
-    lanes : what rows have worked out of these for their own layouts, by layout.
     """
 
     numbers: Mapping[str, int]
     texts: Mapping[str, TextCells]
-    lanes: WeakKeyDictionary[Any, Any]
 
 
 class Block(NamedTuple):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 
 import msgspec
 import structlog
 
 from monitors import lifecycle
+from monitors.sketch import decode_many
 from streamer import effects, telemetry
 from streamer.author import Author
 from streamer.catalog import Catalog, Model
 from streamer.decode import is_deep, is_name
 from streamer.events import UNREADABLE, Command, Increment, ModelMark, Partial, SourceProgress
 from streamer.model_record import FAULTS, Watched
-from streamer.pane_store import PaneKey
+from streamer.pane_store import Pairs, PaneKey, Source, in_threes, known_once
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
 from streamer.shard import Shard, restore_shard
@@ -195,11 +197,14 @@ class Evaluate:
     def _apply(self, shard: Shard, flush: Partial) -> None:
         """Take in one flush of one ingest: counts first, then time, then what time has completed."""
         self._news = self._news or bool(flush.increments)
+        sources = list(map(known_once, flush.sources))
         acts: dict[str, list[Act]] = defaultdict(list)
-        for increment in flush.increments:
-            acts[increment.model].append(partial(self._add, increment))
+        # One by one only where something is wrong with some of them: then that model is told apart.
+        read = decode_many([increment.cells for increment in flush.increments]) or repeat(None)
+        for increment, pairs in zip(flush.increments, read, strict=False):
+            acts[increment.model].append(partial(self._add, increment, sources, pairs))
         for mark in flush.marks:
-            acts[mark.model].append(partial(_observe, mark))
+            acts[mark.model].append(partial(_observe, mark, sources))
         for name, tallies in flush.tallies.items():
             acts[name].append(partial(_tally_all, tallies))
         for name, of_model in acts.items():
@@ -231,7 +236,9 @@ class Evaluate:
             self._alive()
             shard.waiting.until(name, watched.record.clock.waits_until_ms, latest)
 
-    def _add(self, increment: Increment, model: Model, watched: Watched) -> None:
+    def _add(
+        self, increment: Increment, sources: Sequence[Source], pairs: Pairs | None, model: Model, watched: Watched
+    ) -> None:
         held_epoch = watched.record.model_epoch
         if increment.model_epoch != held_epoch:
             _tally(watched, "other_epoch", increment.events)
@@ -254,7 +261,7 @@ class Evaluate:
         key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
         if key not in watched.dirty and key in watched.panes:
             self._changed_bytes += watched.panes[key].nbytes
-        watched.add(key, increment, late=late, dtype=model.schema.dtype)
+        watched.add(key, increment, sources, late=late, dtype=model.schema.dtype, pairs=pairs)
 
     def _tell_of_no_reference(self, model: str, version: str) -> None:
         """Say once of a version that nothing is known to hold its events against."""
@@ -437,9 +444,12 @@ def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:
     position.progress[source] = (progress.topic_id, progress.end, read_up_to)
 
 
-def _observe(mark: ModelMark, model: Model, watched: Watched) -> None:
-    watched.record.clock.observe((mark.topic, mark.partition), mark.event_time_ms, mark.record_time_ms)
-    watched.record.newest_record_ms = max(watched.record.newest_record_ms, mark.record_time_ms)
+def _observe(mark: ModelMark, sources: Sequence[Source], model: Model, watched: Watched) -> None:
+    seen = [
+        ((sources[at][0], sources[at][2]), event_ms, record_ms) for at, event_ms, record_ms in in_threes(mark.times)
+    ]
+    watched.record.clock.observe_all(seen)
+    watched.record.newest_record_ms = max(watched.record.newest_record_ms, *mark.times[2::3])
     watched.changed = True
 
 

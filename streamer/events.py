@@ -219,31 +219,23 @@ class SourceProgress(msgspec.Struct, array_like=True):
 
 
 class ModelMark(msgspec.Struct, array_like=True):
-    """Of one model in one source partition: the largest live event time, and its last record's time."""
+    """How far one model's live event time has come.
+
+    `times` are, three by three: a source partition's index in the flush, the largest event time of the model in it,
+    and the time of the model's last record there.
+    """
 
     model: str
-    topic: str
-    partition: int
-    event_time_ms: int
-    record_time_ms: int
+    times: list[int]
 
 
-class PaneOffsets(msgspec.Struct, array_like=True):
-    """First and last offset in one source partition that fell into a pane."""
-
-    topic: str
-    topic_id: str
-    partition: int
-    first: int
-    last: int
-
-
-class Increment(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Increment(msgspec.Struct, array_like=True):
     """What one flush adds to one pane of one model version. All counts add up; labels' are signed.
 
-    `cells` are little-endian int32 pairs (cell, count) over the cells of all features, in the layout of the
+    `cells` are what `monitors.sketch.encode_pairs` writes of the counts of all features' cells, in the layout of the
     reference that `fingerprint` names; `performance` maps a slice ("" is the whole) to the task's vector;
     `exposures` and `outcomes` map a rollout to the rows of `monitors.canary.EXPOSURE_DTYPE` and `OUTCOME_DTYPE`.
+    `offsets` are, three by three: a source partition's index in the flush, and the first and the last of its offsets.
     """
 
     model: str
@@ -262,11 +254,14 @@ class Increment(msgspec.Struct, kw_only=True, omit_defaults=True):
     performance: dict[str, bytes] = {}
     exposures: dict[str, bytes] = {}
     outcomes: dict[str, bytes] = {}
-    offsets: list[PaneOffsets] = []
+    offsets: list[int] = []
 
 
 class Partial(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One flush of one ingest for one evaluate partition: `partials.v1` (msgpack)."""
+    """One flush of one ingest for one evaluate partition: `partials.v1` (msgpack).
+
+    `sources` are the (topic, topic id, partition) that increments and marks name by their index.
+    """
 
     ingest: str
     progress: list[SourceProgress]
@@ -274,3 +269,4 @@ class Partial(msgspec.Struct, kw_only=True, omit_defaults=True):
     increments: list[Increment] = []
     marks: list[ModelMark] = []
     tallies: dict[str, dict[str, int]] = {}
+    sources: list[tuple[str, str, int]] = []

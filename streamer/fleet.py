@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.catalog import Model
+from streamer.join_bulk import Owner, Owners
 
 
 class Fleet:
@@ -25,6 +26,11 @@ class Fleet:
 
     def __len__(self) -> int:
         return len(self._models)
+
+    @cached_property
+    def owners(self) -> Owners:
+        """The models as the label join knows them."""
+        return Owners(Owner(model.name, model.epoch) for model in self)
 
     @cached_property
     def joins(self) -> NDArray[np.bool_]:

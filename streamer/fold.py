@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from streamer.events import Increment, ModelMark, Origin
 from streamer.increments import Binned, Routed, Slots, count, marks, rollout_groups
 from streamer.labels import Contribution
 from streamer.lanes import number_cells
-from streamer.rows import Rows
+from streamer.rows import Rows, Source
 from streamer.streams import Stream, Streams
 
 UNVERSIONED = "_"
@@ -31,6 +31,19 @@ def is_sampled(prediction_id: str, share: float) -> bool:
         return True
     digest = blake2b(prediction_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+class Counted(NamedTuple):
+    """What a flush has counted, and how far event time has come in it.
+
+    Attributes
+    ----------
+    sources : the partitions that increments and marks name by their index.
+    """
+
+    increments: list[Increment]
+    marks: list[ModelMark]
+    sources: list[Source]
 
 
 class Folder:
@@ -94,19 +107,16 @@ class Folder:
         """Add what labels change in the performance of the predictions they belong to; counts are signed."""
         self._contributions += contributions
 
-    def marks(self) -> list[ModelMark]:
-        """Return how far each model's event time has come in each partition."""
-        return marks(self._streams.known, self._seen)
-
-    def increments(self) -> list[Increment]:
+    def counted(self) -> Counted:
         """Return what was gathered, and begin anew."""
         slots = Slots(self._streams.known)
         for pieces in self._binned.values():
             count(slots, pieces)
         self._count_contributions(slots)
+        found = marks(self._streams.known, self._seen, slots.sources)
         self.clear()
         self._streams.next_flush()
-        return list(slots.made.values())
+        return Counted(list(slots.made.values()), found, list(slots.sources))
 
     def stream(self, number: int) -> Stream:
         """Return what a number in a `Binned` stands for, until the flush is over."""
@@ -114,10 +124,7 @@ class Folder:
 
     def _bin(self, rows: Rows, source: str) -> Binned:
         stream = self._streams.of(rows, source)
-        found = distinct(stream)
-        watched = [self._streams.known[number].watched for number in found.values.tolist()]
-        blocks = list(rows.blocks(self._streams.table, watched, found.codes))
-        return self._located(rows, stream, blocks)
+        return self._located(rows, stream, list(rows.blocks(self._streams.lanes, stream)))
 
     def _located(self, rows: Rows, stream: IntArray, blocks: list[Block]) -> Binned:
         nowhere = np.zeros(len(rows), dtype=np.bool_)

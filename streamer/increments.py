@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitors.canary import fold_exposures
 from monitors.cells import NO_CELL
-from monitors.sketch import PAIR
+from monitors.sketch import PAIRS, pair_form
 from streamer.columns import Block, Coded, Distinct, IntArray, distinct
-from streamer.events import Increment, ModelMark, PaneOffsets
+from streamer.events import Increment, ModelMark
 from streamer.rows import Places, Source
 from streamer.streams import Stream
 
-# With more cells than this in all slots, sorting the values is cheaper than going through the cells.
+# So many cells of all slots stay in the processor's cache while a flush is counted block by block. With more, its
+# values are counted together, or sorted: that is cheaper where they are fewer than the cells to go through.
 _DENSE = 50_000
+_Keys = NDArray[Any]
 
 
 class Routed(NamedTuple):
@@ -80,9 +83,11 @@ class Slots:
     Attributes
     ----------
     streams : what the numbers of streams mean.
+    sources : the partitions of the flush, each with its index.
     """
 
     streams: Sequence[Stream]
+    sources: dict[Source, int] = field(default_factory=dict)
     made: dict[tuple[int, int], Increment] = field(default_factory=dict)
 
     def groups(self, stream: IntArray, pane: IntArray) -> tuple[IntArray, list[Increment], IntArray]:
@@ -106,16 +111,7 @@ class Slots:
         made = self.made.get((stream, pane))
         if made is None:
             of = self.streams[stream]
-            made = self.made[stream, pane] = Increment(
-                model=of.model.name,
-                model_epoch=of.model.epoch,
-                version=of.version,
-                origin=of.origin,
-                source=of.source,
-                pane_start_ms=pane * of.pane_ms,
-                pane_ms=of.pane_ms,
-                fingerprint="" if of.profile is None else of.profile.fingerprint,
-            )
+            made = self.made[stream, pane] = Increment(*of.head, pane * of.pane_ms, of.pane_ms, of.fingerprint)
         return made
 
 
@@ -147,7 +143,7 @@ def count(slots: Slots, pieces: Sequence[Binned]) -> None:
     _count_flags(slot, increments, pieces)
     slot_of = np.split(slot, np.cumsum([len(piece) for piece in pieces])[:-1])
     _count_cells(slot_of, increments, [slots.streams[number].cells for number in streams.tolist()], pieces)
-    _note_offsets(slot, increments, [piece.places for piece in pieces])
+    _note_offsets(slot, increments, [piece.places for piece in pieces], slots.sources)
     _count_exposures(slot_of, increments, pieces)
 
 
@@ -166,7 +162,8 @@ def _count_cells(
     """Count the cells of every slot in one vector over the cells of all of them."""
     ends = np.cumsum(np.array(sizes, dtype=np.int64))
     total = int(ends[-1])
-    starts = ends - np.array(sizes, dtype=np.int64)
+    # Keys half as wide are sorted in half the time.
+    starts = (ends - np.array(sizes, dtype=np.int64)).astype(np.int32 if total < 2**31 else np.int64)
     keys = (_keys(starts, slot, block) for slot, piece in zip(slot_of, pieces, strict=True) for block in piece.blocks)
     if total <= _DENSE:
         # Block by block, while its keys are in the processor's cache.
@@ -176,25 +173,34 @@ def _count_cells(
         cells = np.flatnonzero(counted)
         counts = counted[cells]
     else:
-        together = np.concatenate([*keys, np.zeros(0, dtype=np.int64)])
-        together.sort()
-        first = np.flatnonzero(np.diff(together, prepend=-1))
-        cells, counts = together[first], np.diff(first, append=len(together))
+        cells, counts = _counted(np.concatenate([*keys, np.zeros(0, dtype=starts.dtype)]), total)
     bounds = np.searchsorted(cells, np.append(starts, total))
-    pairs = np.empty(len(cells), dtype=PAIR)
-    pairs["cell"] = cells - np.repeat(starts, np.diff(bounds))
-    # A flush has fewer rows than fill 32 bits.
-    pairs["count"] = counts
-    raw, at = pairs.tobytes(), (bounds * PAIR.itemsize).tolist()
-    for increment, start, end in zip(increments, at, at[1:], strict=False):
-        increment.cells = raw[start:end]
+    cells = cells - np.repeat(starts, np.diff(bounds))
+    # One form for all: evaluate reads them together. A flush has fewer rows than fill 32 bits.
+    form = pair_form(cells, counts)
+    pairs = np.empty(len(cells), dtype=PAIRS[form])
+    pairs["cell"], pairs["count"] = cells, counts
+    raw, at = pairs.tobytes(), (bounds * pairs.itemsize).tolist()
+    for increment, (start, end) in zip(increments, pairwise(at), strict=True):
+        increment.cells = form + raw[start:end] if end > start else b""
 
 
-def _keys(starts: IntArray, slot: IntArray, block: Block) -> IntArray:
+def _counted(keys: _Keys, total: int) -> tuple[_Keys, IntArray]:
+    """Return the keys below `total` that occur, rising, and how often each does."""
+    if total <= 2 * len(keys):
+        counted = np.bincount(keys, minlength=total)
+        found = np.flatnonzero(counted)
+        return found, counted[found]
+    keys.sort()
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    return keys[first], np.diff(first, append=len(keys))
+
+
+def _keys(starts: _Keys, slot: IntArray, block: Block) -> _Keys:
     """Return where the cells of a block lie in the vector over all slots' cells."""
     cells = block.cells
     if slot[0] == slot[-1] and (slot == slot[0]).all():
-        keys: IntArray = cells.astype(np.int64)
+        keys: _Keys = cells.astype(starts.dtype)
         keys += starts[slot[0]]
     else:
         keys = np.repeat(starts[slot], block.widths)
@@ -203,30 +209,36 @@ def _keys(starts: IntArray, slot: IntArray, block: Block) -> IntArray:
     return keys if watched.all() else keys[watched]
 
 
-def _note_offsets(slot: IntArray, increments: Sequence[Increment], places: Sequence[Places]) -> None:
+def _note_offsets(
+    slot: IntArray, increments: Sequence[Increment], places: Sequence[Places], sources: dict[Source, int]
+) -> None:
     """Note of each slot the first and the last offset of every partition it has rows of."""
-    sources, source = joined_sources(places)
+    source = _numbered_sources(places, sources)
     offsets = np.concatenate([place.offsets for place in places])
     found = distinct(slot * len(sources) + source)
     first = np.full(len(found.values), np.iinfo(np.int64).max)
     last = np.full(len(found.values), -1, dtype=np.int64)
     np.minimum.at(first, found.codes, offsets)
     np.maximum.at(last, found.codes, offsets)
-    for key, low, high in zip(found.values.tolist(), first.tolist(), last.tolist(), strict=True):
-        at, place = divmod(key, len(sources))
-        increments[at].offsets.append(_pane_offsets(sources[place], low, high))
+    at, place = np.divmod(found.values, len(sources))
+    for increment, noted in zip(increments, _by_owner(at, len(increments), place, first, last), strict=True):
+        increment.offsets += noted
 
 
-def _pane_offsets(source: Source, first: int, last: int) -> PaneOffsets:
-    topic, topic_id, partition = source
-    return PaneOffsets(topic, topic_id, partition, first, last)
+def _by_owner(owner: IntArray, owners: int, *columns: IntArray) -> Iterator[list[int]]:
+    """Give of each owner its rows, one number after the other; `owner` rises."""
+    flat = np.stack(columns, axis=1).reshape(-1).tolist()
+    bounds = (np.searchsorted(owner, np.arange(owners + 1)) * len(columns)).tolist()
+    return (flat[start:end] for start, end in pairwise(bounds))
 
 
-def joined_sources(places: Sequence[Places]) -> tuple[list[Source], IntArray]:
-    """Return the partitions of some places, each once, and every row's index among them."""
-    index = {source: at for at, source in enumerate(dict.fromkeys(s for place in places for s in place.sources))}
-    of_row = [np.array([index[source] for source in place.sources], dtype=np.int64)[place.source] for place in places]
-    return list(index), np.concatenate(of_row)
+def _numbered_sources(places: Sequence[Places], sources: dict[Source, int]) -> IntArray:
+    """Return the index of every row's partition among `sources`, which take in those that are new."""
+    of_row = []
+    for place in places:
+        numbers = [sources.setdefault(source, len(sources)) for source in place.sources]
+        of_row.append(np.array(numbers, dtype=np.int64)[place.source])
+    return np.concatenate(of_row)
 
 
 def _count_exposures(slot_of: Sequence[IntArray], increments: Sequence[Increment], pieces: Sequence[Binned]) -> None:
@@ -254,25 +266,27 @@ def rollout_groups(slot: IntArray, rollouts: Coded, buckets: IntArray) -> Iterat
         yield routed[found.codes == number], at, rollouts.values[rollout]
 
 
-def marks(streams: Sequence[Stream], pieces: Sequence[Binned]) -> list[ModelMark]:
-    """Return each model's largest live event time in each partition, and the time of its last record there."""
+def marks(streams: Sequence[Stream], pieces: Sequence[Binned], sources: dict[Source, int]) -> list[ModelMark]:
+    """Return each model's largest live event time in each partition, and the time of its last record there.
+
+    Parameters
+    ----------
+    sources : the partitions of the flush, each with its index; those that are new are added.
+    """
     pieces = [piece for piece in pieces if len(piece)]
     if not pieces:
         return []
     stream = distinct(np.concatenate([piece.stream for piece in pieces]))
     known = [streams[number] for number in stream.values.tolist()]
     (live,) = np.nonzero(np.array([each.origin == "live" for each in known])[stream.codes])
-    models = Coded.of([each.model.name for each in known])
-    sources, source = joined_sources([piece.places for piece in pieces])
+    models = Coded.of([each.head[0] for each in known])
+    source = _numbered_sources([piece.places for piece in pieces], sources)
     found = distinct((models.codes[stream.codes] * len(sources) + source)[live])
     event_ms = np.zeros(len(found.values), dtype=np.int64)
     np.maximum.at(event_ms, found.codes, np.concatenate([piece.times_ms for piece in pieces])[live])
     # Of several values for one place the last one stays.
     record_ms = event_ms.copy()
     record_ms[found.codes] = np.concatenate([piece.places.record_times_ms for piece in pieces])[live]
-    made = []
-    for key, event, record in zip(found.values.tolist(), event_ms.tolist(), record_ms.tolist(), strict=True):
-        model, at = divmod(key, len(sources))
-        topic, _topic_id, number = sources[at]
-        made.append(ModelMark(models.values[model], topic, number, event, record))
-    return made
+    model, place = np.divmod(found.values, len(sources))
+    times = _by_owner(model, len(models.values), place, event_ms, record_ms)
+    return [ModelMark(name, of_model) for name, of_model in zip(models.values, times, strict=True) if of_model]

@@ -20,7 +20,7 @@ from streamer.bulk_decode import BulkDecoder, Fault
 from streamer.catalog import Catalog
 from streamer.decode import Kind, known_field
 from streamer.events import Increment, ModelMark, Partial, SourceProgress
-from streamer.fold import Folder
+from streamer.fold import Counted, Folder
 from streamer.increments import Binned
 from streamer.join_bulk import Given
 from streamer.labelling import context_contributions, given_features, given_labels, given_predictions, joins
@@ -82,8 +82,7 @@ class Read(NamedTuple):
 class Flush(NamedTuple):
     """What is published of everything that was read since the last flush, but for how far it was read."""
 
-    increments: list[Increment]
-    marks: list[ModelMark]
+    counted: Counted
     tallies: dict[str, dict[str, int]]
 
 
@@ -242,7 +241,7 @@ class Ingest:
 
     def results(self, positions: dict[Partition, int]) -> Iterable[Record]:
         """One message (or what it takes) for every evaluate partition, increments or not, and the dead letters."""
-        increments, marks, tallies = self._count()
+        (increments, marks, sources), tallies = self._count()
         partitions = self._settings.internal_partitions
         increments_of: dict[int, list[Increment]] = defaultdict(list)
         for increment in increments:
@@ -264,6 +263,7 @@ class Ingest:
                 increments=increments_of[partition],
                 marks=marks_of[partition],
                 tallies={m: t for m, t in tallies.items() if _partition_of(m, partitions) == partition},
+                sources=sources,
             )
             for value in _messages(partial):
                 yield Record(self._partials, value, partition=partition)
@@ -303,8 +303,7 @@ class Ingest:
         for result in self._store.join_many(self._given):
             self._folder.contributions(result.contributions)
             telemetry.PARKED_LABELS.inc(result.parked)
-        marks = self._folder.marks()
-        self._flush = Flush(self._folder.increments(), marks, tallies)
+        self._flush = Flush(self._folder.counted(), tallies)
         return self._flush
 
     def _take(self, kind: Kind, rows: Rows) -> None:
@@ -378,7 +377,8 @@ def _messages(partial: Partial) -> Iterator[bytes]:
     if not first:
         yield value
         return
-    yield from _messages(Partial(ingest=partial.ingest, progress=[], partition_counts={}, increments=first))
+    part = Partial(ingest=partial.ingest, progress=[], partition_counts={}, increments=first, sources=partial.sources)
+    yield from _messages(part)
     yield from _messages(msgspec.structs.replace(partial, increments=rest))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from hashlib import blake2b
-from itertools import repeat
 from operator import add
 from typing import Any, NamedTuple
 
@@ -53,6 +52,22 @@ class Owner(NamedTuple):
     model_epoch: int
 
 
+class Owners:
+    """Models whose entries are joined, by number; what their records' names begin with is worked out once."""
+
+    def __init__(self, owners: Iterable[Owner]) -> None:
+        self._owners = list(owners)
+
+    def __getitem__(self, number: int) -> Owner:
+        return self._owners[number]
+
+    @cached_property
+    def begun(self) -> list[Callable[[], Any]]:
+        """Of each model, what gives a digest that has taken it in, for an id to follow."""
+        heads = (f"{owner.model}\0{owner.model_epoch}\0" for owner in self._owners)
+        return [blake2b(head.encode(), digest_size=FIELD_BYTES).copy for head in heads]
+
+
 @dataclass(frozen=True)
 class Given:
     """Entries of one kind, of any models: what the join keeps of each, in log order a partition, as bytes alone.
@@ -64,7 +79,7 @@ class Given:
     starts : (rows,) the first half of each entry's field, in the order of the rows.
     """
 
-    owners: Sequence[Owner]
+    owners: Owners
     owner_of: IntArray
     kind: EntryKind
     calls: list[Call]
@@ -73,16 +88,14 @@ class Given:
     @classmethod
     def of(
         cls,
-        owners: Sequence[Owner],
+        owners: Owners,
         owner_of: IntArray,
         entries: Entries,
         *,
         buckets: int,
     ) -> Given:
         """Work out the fields and the records of some entries."""
-        begun = list(map(_begun, owners))
-        copies = repeat(begun[0]) if len(begun) == 1 else map(begun.__getitem__, owner_of.tolist())
-        fields = list(_digests(copies, entries.ids))
+        fields = list(_digests(map(owners.begun.__getitem__, owner_of.tolist()), entries.ids))
         starts = np.frombuffer(b"".join(fields), dtype=np.uint64)[::2].copy()
         return cls(owners, owner_of, entries.kind, calls(fields, _records(entries), buckets), starts)
 
@@ -131,14 +144,8 @@ class _Heads(dict[int, bytes]):
         return made
 
 
-@lru_cache(maxsize=100_000)
-def _begun(owner: Owner) -> Any:
-    """Return what gives a digest that has taken in the model, for an id to follow."""
-    return blake2b(f"{owner.model}\0{owner.model_epoch}\0".encode(), digest_size=FIELD_BYTES).copy
-
-
 def _digests(copies: Iterable[Any], ids: Iterable[str]) -> Iterable[bytes]:
-    for copy, id_ in zip(copies, ids, strict=False):
+    for copy, id_ in zip(copies, ids, strict=True):
         digest = copy()
         digest.update(id_.encode())
         yield digest.digest()

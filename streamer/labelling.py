@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from monitors.performance import canonical
 from monitors.slices import slice_feature, slice_keys
 from streamer.catalog import Model
-from streamer.columns import IntArray, distinct
+from streamer.columns import IntArray
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
-from streamer.join_bulk import Entries, Given, Owner
+from streamer.join_bulk import Entries, Given
 from streamer.join_records import EntryKind, encode_entry, features_key, label_key, position_of, prediction_key
 from streamer.labels import Contribution, FeaturesEntry, LabelEntry, PredictionEntry
 from streamer.rows import Located, Rows
@@ -206,11 +206,8 @@ def _given(
 ) -> Given:
     expires = rows.places.record_times_ms + rows.models.horizons_ms[rows.model_of]
     bodies = list(map(encode_entry, stored))
-    found = distinct(rows.model_of)
-    models = [rows.models[number] for number in found.values.tolist()]
-    owners = [Owner(model.name, model.epoch) for model in models]
     entries = Entries(kind, rows.prediction_ids, bodies, keys, key_of, expires)
-    return Given.of(owners, found.codes, entries, buckets=buckets)
+    return Given.of(rows.models.owners, rows.model_of, entries, buckets=buckets)
 
 
 def _canonical_column(values: Sequence[Any]) -> Sequence[Any]:

@@ -6,8 +6,9 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from itertools import chain
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import chain, cycle
 from operator import call, itemgetter
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from monitors.cells import UNWATCHED, Cells, CellTable
 from monitors.performance import canonical
 from monitors.slices import slice_keys
 from streamer.columns import Block, IntArray, Watched
-from streamer.layouts import Layout
+from streamer.layouts import fields_of
+from streamer.models import ModelConfig
+from streamer.text_table import TextTable
 
 Row = tuple[Any, ...]
 _BEYOND = sys.float_info.max
@@ -27,70 +30,147 @@ _MAX_SLICES = 10_000
 
 
 class Lane(NamedTuple):
-    """Which fields of one layout are watched, and where they are counted.
+    """Which fields of a model's events are watched, and where they are counted.
 
     Attributes
     ----------
-    ids : (numbers,) the binnings of the first fields, which are numbers.
+    kind : which models' fields they are, and `number` which of their lanes it is.
+    ids : (numbers,) the binnings of the first fields, which are numbers; none where none is watched.
     pack : what makes those bytes.
     pick : what takes the texts that are watched from a row, `cells` what has the cell of each.
     """
 
+    kind: _Kind
+    number: int
     ids: IntArray
     pack: Callable[..., bytes]
     pick: Callable[[Row], Row]
     cells: tuple[Callable[[Any], int], ...]
 
 
-def lane_of(layout: Layout, watched: Watched) -> Lane:
-    """Return how a layout's fields are counted; worked out once."""
-    # A layout that has learned a field is another, and what was worked out of the one before it goes with that.
-    found: Lane | None = watched.lanes.get(layout)
-    if found is None:
-        found = watched.lanes[layout] = _lane(layout, watched)
-    return found
+@dataclass
+class _Kind:
+    """Models of the same configured features; the fields of their events are alike.
+
+    Attributes
+    ----------
+    ids : of each lane, the binnings of all its numbers.
+    texts : place → the cells of its texts, by lane; of the fields that are watched as texts by any.
+    """
+
+    numbers: tuple[str, ...]
+    others: tuple[str, ...]
+    ids: list[IntArray] = field(default_factory=list)
+    texts: dict[int, TextTable] = field(default_factory=dict)
+    _matrix: IntArray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+
+    @cached_property
+    def pack(self) -> Callable[..., bytes]:
+        """What makes a row's numbers bytes; struct.error or OverflowError where one of them is none."""
+        return struct.Struct(f"{len(self.numbers)}d").pack
+
+    @property
+    def matrix(self) -> IntArray:
+        """(lanes, numbers) what `ids` holds."""
+        if len(self._matrix) < len(self.ids):
+            self._matrix = np.array(self.ids, dtype=np.int64).reshape(len(self.ids), -1)
+        return self._matrix
+
+    def lane(self, watched: Watched) -> Lane:
+        """Add a lane."""
+        number = len(self.ids)
+        ids = np.array([watched.numbers.get(name, UNWATCHED) for name in self.numbers], dtype=np.int64)
+        self.ids.append(ids)
+        places, cells = list[int](), list[Callable[[Any], int]]()
+        for place, name in enumerate((*self.numbers, *self.others)):
+            if name in watched.texts:
+                places.append(place)
+                cells.append(watched.texts[name].__getitem__)
+                self.texts.setdefault(place, TextTable()).add(number, watched.texts[name])
+        start = places[0] if places else 0
+        together = places == list(range(start, start + len(places)))
+        pick: Any = itemgetter(slice(start, start + len(places))) if together else itemgetter(*places)
+        ids = ids if ids.any() else ids[:0]
+        return Lane(self, number, ids, struct.Struct(f"{len(ids)}d").pack, pick, tuple(cells))
 
 
-def _lane(layout: Layout, watched: Watched) -> Lane:
-    fields = layout.names[: layout.numbers]
-    ids = [watched.numbers.get(name, UNWATCHED) for name in fields]
-    if not any(ids):
-        ids, pack = [], struct.Struct("").pack
-    else:
-        pack = layout.pack
-    places, cells = list[int](), list[Callable[[Any], int]]()
-    for place, name in enumerate(layout.names[: layout.numbers + layout.texts]):
-        if name in watched.texts:
-            places.append(place)
-            cells.append(watched.texts[name].__getitem__)
-    start = places[0] if places else 0
-    together = places == list(range(start, start + len(places)))
-    pick: Any = itemgetter(slice(start, start + len(places))) if together else itemgetter(*places)
-    return Lane(np.array(ids, dtype=np.int64), pack, pick, tuple(cells))
+class Lanes:
+    """The lane of every stream, by its number.
 
+    Attributes
+    ----------
+    table : the binnings of all numeric features.
+    watched : what is watched of each stream, by its number.
+    """
 
-def lane_blocks(table: CellTable, rows: Sequence[Row], lanes: Sequence[Lane], lane_of_row: IntArray) -> Iterator[Block]:
-    """Give the cells of every row's watched fields: its numbers, then its texts."""
-    if len(lanes) == 1:
-        (lane,) = lanes
+    def __init__(self, table: CellTable) -> None:
+        self.table = table
+        self.watched: list[Watched] = []
+        self._kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], _Kind] = {}
+        self._made: dict[tuple[int, int], Lane] = {}
+        self._of_stream: list[Lane] = []
+        self._columns = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+    def add(self, config: ModelConfig, watched: Watched) -> None:
+        """Add the next stream: its model, and what is watched of it."""
+        self.watched.append(watched)
+        names = fields_of(config)
+        kind = self._kinds.setdefault(names, _Kind(*names))
+        key = (id(kind), id(watched))
+        if key not in self._made:
+            self._made[key] = kind.lane(watched)
+        self._of_stream.append(self._made[key])
+
+    def blocks(self, rows: Sequence[Row], stream: IntArray) -> Iterator[Block]:
+        """Give the cells of every row's watched fields: its numbers, then its texts."""
+        kinds, numbers = self._by_stream()
+        kind, lane = kinds[stream], numbers[stream]
+        some = self._of_stream[int(stream[0])]
+        if (kind != kind[0]).any():
+            yield from self._mixed(rows, [self._of_stream[number] for number in stream.tolist()])
+        elif (lane != lane[0]).any():
+            yield from self._alike(some.kind, rows, lane)
+        else:
+            yield from self._same(some, rows)
+
+    def _by_stream(self) -> tuple[IntArray, IntArray]:
+        """Return the kind and the lane of each stream, by number."""
+        if len(self._columns[0]) < len(self._of_stream):
+            index = {id(kind): number for number, kind in enumerate(self._kinds.values())}
+            kinds = np.array([index[id(lane.kind)] for lane in self._of_stream], dtype=np.int64)
+            self._columns = (kinds, np.array([lane.number for lane in self._of_stream], dtype=np.int64))
+        return self._columns
+
+    def _same(self, lane: Lane, rows: Sequence[Row]) -> Iterator[Block]:
+        """Give the cells of rows of one lane."""
         if len(lane.ids):
-            packed = _packed(rows, [lane.pack], [len(lane.ids)], None)
-            yield Block(_assigned(table, packed, lane.ids), len(lane.ids))
+            packed = _packed(rows, [lane.pack], [len(lane.ids)])
+            yield Block(_assigned(self.table, packed, lane.ids), len(lane.ids))
         if lane.cells:
             texts = chain.from_iterable(map(lane.pick, rows))
             yield _text_block(lane.cells * len(rows), texts, len(lane.cells))
-        return
-    codes = lane_of_row.tolist()
-    widths = np.array([len(lane.ids) for lane in lanes])
-    if widths.any():
-        packed = _packed(rows, [lane.pack for lane in lanes], widths.tolist(), codes)
-        yield Block(_assigned(table, packed, _ragged([lane.ids for lane in lanes], lane_of_row)), widths[lane_of_row])
-    widths = np.array([len(lane.cells) for lane in lanes])
-    if widths.any():
-        picks = [lane.pick for lane in lanes]
-        texts = chain.from_iterable([picks[code](row) for code, row in zip(codes, rows, strict=True)])
-        cells = tuple(chain.from_iterable(map([lane.cells for lane in lanes].__getitem__, codes)))
-        yield _text_block(cells, texts, widths[lane_of_row])
+
+    def _alike(self, kind: _Kind, rows: Sequence[Row], lane: IntArray) -> Iterator[Block]:
+        """Give the cells of rows of some lanes of one kind."""
+        ids = kind.matrix[lane]
+        if ids.any():
+            width = len(kind.numbers)
+            yield Block(_assigned(self.table, _packed(rows, [kind.pack], [width]), ids.reshape(-1)), width)
+        if kind.texts:
+            columns = [table.assign(lane, [row[place] for row in rows]) for place, table in kind.texts.items()]
+            yield Block(np.stack(columns, axis=1).reshape(-1), len(columns))
+
+    def _mixed(self, rows: Sequence[Row], lanes: Sequence[Lane]) -> Iterator[Block]:
+        """Give the cells of rows of any lanes."""
+        widths = [len(lane.ids) for lane in lanes]
+        if any(widths):
+            packed = _packed(rows, [lane.pack for lane in lanes], widths)
+            ids = np.concatenate([lane.ids for lane in lanes])
+            yield Block(_assigned(self.table, packed, ids), np.array(widths))
+        if any(lane.cells for lane in lanes):
+            texts = chain.from_iterable([lane.pick(row) for lane, row in zip(lanes, rows, strict=True)])
+            cells = tuple(chain.from_iterable([lane.cells for lane in lanes]))
+            yield _text_block(cells, texts, np.array([len(lane.cells) for lane in lanes]))
 
 
 def number_cells(table: CellTable, values: Sequence[Any], ids: IntArray) -> Cells:
@@ -111,32 +191,27 @@ class _Packed(NamedTuple):
     odd: Sequence[int]
 
 
-def _packed(
-    rows: Sequence[Row], packs: Sequence[Callable[..., bytes]], widths: Sequence[int], codes: Sequence[int] | None
-) -> _Packed:
-    """Put the first fields of every row one after the other; without `codes`, all rows are alike."""
+def _packed(rows: Sequence[Row], packs: Sequence[Callable[..., bytes]], widths: Sequence[int]) -> _Packed:
+    """Put the first fields of every row one after the other, as many as is said of each, or once for all."""
     try:
-        if codes is None:
-            pack, width = packs[0], widths[0]
+        if len(packs) == 1:
+            (pack,), (width,) = packs, widths
             parts = [pack(*row[:width]) for row in rows]
         else:
-            parts = [packs[code](*row[: widths[code]]) for code, row in zip(codes, rows, strict=True)]
+            parts = [pack(*row[:width]) for pack, width, row in zip(packs, widths, rows, strict=True)]
         return _Packed(np.frombuffer(b"".join(parts)), ())
     except (struct.error, OverflowError):
         # A value is missing, or no number, or none that a float can hold.
-        return _packed_with_care(rows, packs, widths, codes or [0] * len(rows))
+        return _packed_with_care(rows, packs, widths)
 
 
-def _packed_with_care(
-    rows: Sequence[Row], packs: Sequence[Callable[..., bytes]], widths: Sequence[int], codes: Sequence[int]
-) -> _Packed:
+def _packed_with_care(rows: Sequence[Row], packs: Sequence[Callable[..., bytes]], widths: Sequence[int]) -> _Packed:
     parts, odd, at = list[bytes](), list[int](), 0
-    for code, row in zip(codes, rows, strict=True):
-        width = widths[code]
+    for pack, width, row in zip(cycle(packs), cycle(widths), rows, strict=False):
         try:
-            parts.append(packs[code](*row[:width]))
+            parts.append(pack(*row[:width]))
         except (struct.error, OverflowError):
-            parts.append(packs[code](*[_number(value, odd, at + place) for place, value in enumerate(row[:width])]))
+            parts.append(pack(*[_number(value, odd, at + place) for place, value in enumerate(row[:width])]))
         at += width
     return _Packed(np.frombuffer(b"".join(parts)), odd)
 
@@ -162,17 +237,6 @@ def _assigned(table: CellTable, packed: _Packed, ids: IntArray) -> Cells:
         odd = np.array(packed.odd)
         cells[odd] = table.unseen(ids[odd % len(ids)])
     return cells
-
-
-def _ragged(of_lane: Sequence[IntArray], lane_of_row: IntArray) -> IntArray:
-    """Return what belongs to each row's lane, row after row."""
-    lengths = np.array(list(map(len, of_lane)))
-    starts = np.cumsum(lengths) - lengths
-    here = lengths[lane_of_row]
-    ends = np.cumsum(here)
-    at = np.arange(int(ends[-1])) + np.repeat(starts[lane_of_row] - ends + here, here)
-    found: IntArray = np.concatenate(of_lane)[at]
-    return found
 
 
 def _text_block(cells: Sequence[Callable[[Any], int]], texts: Iterator[Any], widths: int | IntArray) -> Block:

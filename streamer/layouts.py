@@ -1,10 +1,9 @@
-"""Decoders made for the models there are: a message's features become fixed fields in one pass of C."""
+"""Structs made for the features of the models there are: a message's become fixed fields in one pass of C."""
 
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
@@ -12,14 +11,16 @@ from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
 import msgspec
+import numpy as np
 
-from streamer.catalog import Model
+from streamer.columns import IntArray
 from streamer.events import EpochMs, FeatureLog, Identifier, Origin, Prediction, Scalar
+from streamer.models import ModelConfig
 
 # Names beyond the configured ones that a model's events may bring before they are read the slow way.
 MAX_LEARNED = 512
-# The events of models beyond so many are read the slow way: a decoder of more fields would take long to make.
-MAX_MODELS = 2_000
+# So many layouts are kept, and a decoder each: what models beyond bring is read the slow way.
+MAX_LAYOUTS = 2_000
 
 _MAX_LEARNED_LENGTH = 200
 
@@ -27,24 +28,25 @@ _MAX_LEARNED_LENGTH = 200
 _has_odd_characters = re.compile(r'["\\\x00-\x1f]').search
 values_of = msgspec.structs.astuple
 # Of the layouts there are, and of no others: a struct of hundreds of fields takes as many kilobytes.
-_FEATURES: WeakValueDictionary[Any, type[Any]] = WeakValueDictionary()
+_LAYOUTS: WeakValueDictionary[Any, Layout] = WeakValueDictionary()
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """How one model's events lie in memory.
+    """How the events of models of the same features lie in memory; such models share it.
 
     Attributes
     ----------
     names : the features that have a field, in the order of the fields.
     numbers, texts : how many of them are configured as numbers, which come first, and as categories, which follow.
+    slices : the features whose values slice the traffic.
     decodable : whether JSON can be read into these fields at all.
     """
 
-    model: Model
     names: tuple[str, ...]
     numbers: int
     texts: int
+    slices: tuple[str, ...]
     decodable: bool
     features: type[Any]
     prediction: type[Any]
@@ -52,19 +54,20 @@ class Layout:
     index: dict[str, int] = field(default_factory=dict)
 
     @cached_property
-    def pack(self) -> Callable[..., bytes]:
-        """What makes an event's numbers bytes; struct.error or OverflowError where one of them is none."""
-        return struct.Struct(f"{self.numbers}d").pack
-
-    @cached_property
     def sliced(self) -> tuple[int, ...]:
         """The fields of the features whose values slice the traffic."""
-        return tuple(self.index[name] for name in self.model.config.slices)
+        return tuple(self.index[name] for name in self.slices)
+
+    def with_fields(self, learned: Iterable[str]) -> Layout:
+        """Return this layout with fields for the features that are configured, and for these."""
+        configured = self.names[: self.numbers + self.texts]
+        return _layout(configured[: self.numbers], configured[self.numbers :], self.slices, tuple(learned))
 
     def of_prediction(self, event: Prediction) -> Any:
         """Return a prediction that was decoded the slow way in this layout; its features may be of any kind."""
         return self.prediction(
             prediction_id=event.prediction_id,
+            model=event.model,
             ts=event.ts,
             version=event.version,
             features=self._features(event.features),
@@ -81,6 +84,7 @@ class Layout:
     def of_feature_log(self, event: FeatureLog) -> Any:
         """Return a feature log that was decoded the slow way in this layout."""
         return self.feature_log(
+            model=event.model,
             ts=event.ts,
             version=event.version,
             features=self._features(event.features),
@@ -91,52 +95,69 @@ class Layout:
         return self.features(*map(features.get, self.names))
 
 
+class Layouts(Sequence[Layout]):
+    """The layout of each of some models, by their numbers.
+
+    Attributes
+    ----------
+    kinds : the layouts there are, each once; `kind_of` is each model's index among them.
+    """
+
+    def __init__(self, of_models: Iterable[Layout] = ()) -> None:
+        self._of_models = list(of_models)
+        index = {layout: kind for kind, layout in enumerate(dict.fromkeys(self._of_models))}
+        self.kinds = list(index)
+        self.kind_of: IntArray = np.array([index[layout] for layout in self._of_models], dtype=np.int64)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._of_models[number]
+
+    def __len__(self) -> int:
+        return len(self._of_models)
+
+
 def is_learnable(feature: str) -> bool:
     """Tell whether a feature that is not configured may have a field of its own."""
     return len(feature) <= _MAX_LEARNED_LENGTH and not _has_odd_characters(feature)
 
 
-def _features_of(names: tuple[str, ...], exact: tuple[bool, ...], decodable: bool) -> type[Any]:
-    """Return the struct of some features: first numbers, exact ones or floats, then anything at all.
-
-    Models of the same features share it: a thousand structs do not stay in the processor's cache.
-    """
-    key = names, exact, decodable
-    found = _FEATURES.get(key)
-    if found is None:
-        found = _FEATURES[key] = _made(names, exact, decodable)
-    return found
-
-
-def _made(names: tuple[str, ...], exact: tuple[bool, ...], decodable: bool) -> type[Any]:
-    # Fields have names of their own, since a feature's may be no identifier, or one of msgspec's.
-    renamed = {f"f{position}": name for position, name in enumerate(names)}
-    kinds: list[Any] = [Scalar if scalar else float | None for scalar in exact]
-    return msgspec.defstruct(
-        "Features",
-        [(field, kind, None) for field, kind in zip(renamed, chain(kinds, repeat(Scalar)), strict=False)],
-        rename=renamed if decodable else None,
-        # A feature that has no field must not pass unchecked.
-        forbid_unknown_fields=True,
-        gc=False,
+def fields_of(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the configured features as they lie in a layout: those that are numbers, then the others."""
+    kinds = {name: feature.kind == "numeric" for name, feature in config.features.items()}
+    return (
+        tuple(name for name, is_number in kinds.items() if is_number),
+        tuple(name for name, is_number in kinds.items() if not is_number),
     )
 
 
-def layout_of(model: Model, learned: Iterable[str] = ()) -> Layout:
-    """Make the layout of a model whose events also bring features that are not configured."""
-    configured = model.config.features
-    numbers = [name for name, feature in configured.items() if feature.kind == "numeric"]
-    texts = [name for name, feature in configured.items() if feature.kind != "numeric"]
-    names = (*numbers, *texts, *(name for name in learned if name not in configured))
+def layout_of(config: ModelConfig) -> Layout:
+    """Return the layout of a model's configured features."""
+    return _layout(*fields_of(config), tuple(config.slices), ())
+
+
+def _layout(
+    numbers: tuple[str, ...], texts: tuple[str, ...], slices: tuple[str, ...], learned: tuple[str, ...]
+) -> Layout:
+    """Return the one layout of these fields: as many structs as models do not stay in the processor's cache."""
+    key = numbers, texts, slices, learned
+    found = _LAYOUTS.get(key)
+    if found is None:
+        found = _LAYOUTS[key] = _made(*key)
+    return found
+
+
+def _made(
+    numbers: tuple[str, ...], texts: tuple[str, ...], slices: tuple[str, ...], learned: tuple[str, ...]
+) -> Layout:
+    names = (*numbers, *texts, *learned)
     decodable = not any(map(_has_odd_characters, names))
     # A slice's name tells whole numbers beyond 2**53 apart, which floats do not.
-    exact = [name in model.config.slices for name in numbers]
-    features = _features_of(names, tuple(exact), decodable)
-    tagged: dict[str, Any] = {"tag_field": "model", "tag": model.name, "kw_only": True, "gc": False}
+    features = _features_of(names, [name in slices for name in numbers], decodable)
     prediction = msgspec.defstruct(
         "BulkPrediction",
         [
             ("prediction_id", Identifier),
+            ("model", str),
             ("ts", EpochMs),
             ("version", str, "_"),
             ("features", features, msgspec.field(default_factory=features)),
@@ -149,18 +170,36 @@ def layout_of(model: Model, learned: Iterable[str] = ()) -> Layout:
             ("latency_ms", float | None, None),
             ("error", str | None, None),
         ],
-        **tagged,
+        kw_only=True,
+        gc=False,
     )
     feature_log = msgspec.defstruct(
         "BulkFeatureLog",
         [
+            ("model", str),
             ("ts", EpochMs),
             ("features", features),
             ("version", str, "_"),
             ("prediction_id", str | None, None),
             ("entity_id", str | None, None),
         ],
-        **tagged,
+        kw_only=True,
+        gc=False,
     )
     index = {name: position for position, name in enumerate(names)}
-    return Layout(model, names, len(numbers), len(texts), decodable, features, prediction, feature_log, index)
+    return Layout(names, len(numbers), len(texts), slices, decodable, features, prediction, feature_log, index)
+
+
+def _features_of(names: Sequence[str], exact: Sequence[bool], decodable: bool) -> type[Any]:
+    """Make the struct of some features: first numbers, exact ones or floats, then anything at all."""
+    # Fields have names of their own, since a feature's may be no identifier, or one of msgspec's.
+    renamed = {f"f{position}": name for position, name in enumerate(names)}
+    kinds: list[Any] = [Scalar if scalar else float | None for scalar in exact]
+    return msgspec.defstruct(
+        "Features",
+        [(field, kind, None) for field, kind in zip(renamed, chain(kinds, repeat(Scalar)), strict=False)],
+        rename=renamed if decodable else None,
+        # A feature that has no field must not pass unchecked.
+        forbid_unknown_fields=True,
+        gc=False,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,8 @@ return held and 1 or 2
 """
 )
 _REFUSED, _NEW = 0, 2
+# So many models' statistics are written in one go: what a round trip costs is more than what it carries.
+_AT_ONCE = 10
 
 Shown = tuple[Shard, Model, Watched]
 Failed = tuple[Shard, Watched, Exception]
@@ -128,7 +131,7 @@ class LiveWriter:
         # Before commands have been read to their end, a forced rollback may still stand unread.
         split = effects.deployment_of(watched.record)
         settled = shard.commands_read and bool(split.champion)
-        written = self._put(shard, model, values, msgspec.json.encode(split) if settled else b"")
+        (written,) = self._put([(shard, model, values, msgspec.json.encode(split) if settled else b"")])
         if written == _NEW:
             # Nothing of this model was there: what the timeline had is gone as well.
             watched.told = 0
@@ -154,22 +157,35 @@ class LiveWriter:
     def _show_numbers(self, due: Iterable[Shown]) -> list[Failed]:
         failed: list[Failed] = []
         began = time.thread_time()
-        for shard, model, watched in sorted(due, key=lambda each: each[2].numbers_at_s):
-            values, errors = self._numbers(model, watched, int(time.time() * 1000))
-            if self._put(shard, model, values) == _NEW:
-                watched.shown = False
-            watched.numbers_shown, watched.numbers_at_s = True, time.monotonic()
-            failed += [(shard, watched, error) for error in errors]
-            if time.thread_time() - began >= self._budget_s:
-                break
+        waiting = deque(sorted(due, key=lambda each: each[2].numbers_at_s))
+        spent = False
+        while waiting and not spent:
+            taken: list[tuple[Shown, dict[str, bytes]]] = []
+            while waiting and len(taken) < _AT_ONCE and not spent:
+                shard, model, watched = each = waiting.popleft()
+                values, errors = self._numbers(model, watched, int(time.time() * 1000))
+                taken.append((each, values))
+                failed += [(shard, watched, error) for error in errors]
+                spent = time.thread_time() - began >= self._budget_s
+            answers = self._put([(shard, model, values, b"") for (shard, model, _watched), values in taken])
+            for ((_shard, _model, watched), _values), written in zip(taken, answers, strict=True):
+                if written == _NEW:
+                    watched.shown = False
+                watched.numbers_shown, watched.numbers_at_s = True, time.monotonic()
+            spent = time.thread_time() - began >= self._budget_s
         return failed
 
-    def _put(self, shard: Shard, model: Model, values: Mapping[str, bytes], split: bytes = b"") -> int:
-        """Write a model's documents, all or none of them."""
-        keys = [self._keys.stamp(model.name), self._keys.split(model.name), self._keys.timeline(model.name), *values]
-        written: Any = self._write(keys=keys, args=[_read(shard), self._log, split, KEPT_MS, *values.values()])
-        telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
-        return int(written)
+    def _put(self, documents: Iterable[tuple[Shard, Model, Mapping[str, bytes], bytes]]) -> list[int]:
+        """Write models' documents, and their splits where they are given: of each model all or none of them."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for shard, model, values, split in documents:
+                name = model.name
+                keys = [self._keys.stamp(name), self._keys.split(name), self._keys.timeline(name), *values]
+                self._write(keys, [_read(shard), self._log, split, KEPT_MS, *values.values()], client=pipe)
+            answers = [int(written) for written in pipe.execute()]
+        for written in answers:
+            telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
+        return answers
 
     def _is_ahead(self, held: bytes | None, shard: Shard) -> bool:
         """Tell, as the script does, whether a model's stamp is of a worker that has read further than this one."""

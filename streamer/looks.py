@@ -108,10 +108,11 @@ def measure_window(
     drift: dict[str, FeatureDrift] = {}
     quality: dict[str, QualityFinding] = {}
     counts = _counts_by_pane(panes, profile, late=late)
+    totals = counts.sum(axis=0)
     for name, feature in profile.features.items():
-        by_pane = counts[:, profile.layout.places[name]]
-        total = by_pane.sum(axis=0)
-        effect = design_effect(by_pane) if len(panes) >= _ENOUGH_PANES else feature.design_effect
+        place = profile.layout.places[name]
+        total = totals[place]
+        effect = design_effect(counts[:, place]) if len(panes) >= _ENOUGH_PANES else feature.design_effect
         drift[name] = measure(
             feature,
             total,

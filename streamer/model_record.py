@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from monitors.policy import AlertState, PerformanceLook
 from streamer.compression import compress, decompress
 from streamer.events import Increment, RetrainRequest
 from streamer.models import ModelConfig
-from streamer.pane_store import Pane, PaneKey
+from streamer.pane_store import Pairs, Pane, PaneKey, Source
 
 SERIES = 60
 # Errors that are one model's own: they mark that model, and must not follow its partition from worker to worker.
@@ -125,12 +125,21 @@ class Watched:
             found = self.panes[key] = Pane()
         return found
 
-    def add(self, key: PaneKey, increment: Increment, *, late: bool, dtype: str) -> None:
+    def add(
+        self,
+        key: PaneKey,
+        increment: Increment,
+        sources: Sequence[Source],
+        *,
+        late: bool,
+        dtype: str,
+        pairs: Pairs | None = None,
+    ) -> None:
         """Add an increment to its pane (see `Pane.add`)."""
         pane = self.pane(key)
         before = pane.events
         try:
-            pane.add(increment, late=late, dtype=dtype)
+            pane.add(increment, sources, late=late, dtype=dtype, pairs=pairs)
         finally:
             self.live_events += pane.events - before if key.origin == "live" else 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,10 +18,12 @@ from streamer.compression import compress, decompress
 from streamer.events import Increment, OffsetRange, Origin
 
 IntArray = NDArray[np.int64]
-_Source = tuple[str, str, int]
+# Cells that rise, and how many events fell into each.
+Pairs = tuple[IntArray, IntArray]
+Source = tuple[str, str, int]
 _PART_BYTES = 200_000
 # Every pane names the same few partitions: they are kept once.
-_SOURCES: dict[_Source, _Source] = {}
+_SOURCES: dict[Source, Source] = {}
 
 
 class PaneKey(NamedTuple):
@@ -41,7 +43,7 @@ class Tally:
     errors: int = 0
     cells: dict[str, HistogramSketch] = field(default_factory=dict)
 
-    def add(self, increment: Increment) -> None:
+    def add(self, increment: Increment, pairs: Pairs | None = None) -> None:
         """Add an increment's counts; cells of another fingerprint are kept apart."""
         if increment.source != "labels":
             self.events += increment.events if increment.source == "predictions" else 0
@@ -50,7 +52,10 @@ class Tally:
             held = self.cells.get(increment.fingerprint)
             if held is None:
                 held = self.cells[increment.fingerprint] = HistogramSketch.empty(increment.fingerprint)
-            held.add_pairs(increment.cells)
+            if pairs is None:
+                held.add_pairs(increment.cells)
+            else:
+                held.add(*pairs)
 
 
 @dataclass(slots=True)
@@ -82,9 +87,24 @@ class Pane:
             arrays += named.values()
         return sum(array.nbytes for array in arrays)
 
-    def add(self, increment: Increment, *, late: bool, dtype: str) -> None:
-        """Add an increment; `late` says whether the pane was already complete."""
-        (self.late if late else self.on_time).add(increment)
+    def add(
+        self,
+        increment: Increment,
+        sources: Sequence[Source],
+        *,
+        late: bool,
+        dtype: str,
+        pairs: Pairs | None = None,
+    ) -> None:
+        """Add an increment.
+
+        Parameters
+        ----------
+        sources : those of its flush.
+        late : whether the pane was already complete.
+        pairs : its cells, where they have been read already.
+        """
+        (self.late if late else self.on_time).add(increment, pairs)
         self.sampled += increment.sampled
         self.labelled += increment.labelled
         for key, raw in increment.performance.items():
@@ -92,19 +112,20 @@ class Pane:
             self.performance[key] = self.performance[key] + vector if key in self.performance else vector.copy()
         _add_rows(self.exposures, increment.exposures, EXPOSURE_DTYPE)
         _add_rows(self.outcomes, increment.outcomes, OUTCOME_DTYPE)
-        for place in increment.offsets:
-            source = _once((place.topic, place.topic_id, place.partition))
-            low, high = self.offsets.get(source, (place.first, place.last))
-            self.offsets[source] = (min(low, place.first), max(high, place.last))
+        for at, first, last in in_threes(increment.offsets):
+            low, high = self.offsets.get(sources[at], (first, last))
+            self.offsets[sources[at]] = (min(low, first), max(high, last))
 
     def counts(self, profile: ReferenceProfile, *, late: bool) -> IntArray:
         """Return (cells of all features,) counts in the profile's layout: on time alone, or with the late ones."""
-        total = HistogramSketch.empty(profile.fingerprint)
-        for tally in (self.on_time, self.late) if late else (self.on_time,):
-            held = tally.cells.get(profile.fingerprint)
-            if held is not None:
-                total.merge(held)
-        return total.whole(profile.layout.size)
+        tallies = (self.on_time, self.late) if late else (self.on_time,)
+        held = [tally.cells[profile.fingerprint] for tally in tallies if profile.fingerprint in tally.cells]
+        if not held:
+            return np.zeros(profile.layout.size, dtype=np.int64)
+        total = held[0].whole(profile.layout.size)
+        for other in held[1:]:
+            total += other.whole(profile.layout.size)
+        return total
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -179,7 +200,7 @@ def decode_pane(parts: Mapping[int, bytes]) -> Pane:
         {key: np.frombuffer(raw, stored.dtype).copy() for key, raw in stored.performance.items()},
         {key: np.frombuffer(raw, EXPOSURE_DTYPE).copy() for key, raw in stored.exposures.items()},
         {key: np.frombuffer(raw, OUTCOME_DTYPE).copy() for key, raw in stored.outcomes.items()},
-        {_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},
+        {known_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},
         stored.looked,
     )
     for late, fingerprint, packed in stored.cells:
@@ -201,8 +222,14 @@ def offset_ranges(panes: Iterable[Pane], kinds: Callable[[str], bool]) -> list[O
     ]
 
 
-def _once(source: _Source) -> _Source:
+def known_once(source: Source) -> Source:
+    """Return the one tuple that is kept of a partition."""
     return _SOURCES.setdefault(source, source)
+
+
+def in_threes(numbers: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Give numbers three by three; ValueError where some are left over."""
+    return zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
 
 
 def _add_rows(held: dict[str, NDArray[Any]], added: dict[str, bytes], dtype: Any) -> None:

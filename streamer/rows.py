@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monitors.cells import CellTable
-from streamer.columns import Block, Coded, IntArray, Watched, distinct
+from streamer.columns import Block, Coded, IntArray
 from streamer.fleet import Fleet
-from streamer.lanes import keys_of, lane_blocks, lane_of
-from streamer.layouts import Layout, values_of
+from streamer.lanes import Lanes, keys_of
+from streamer.layouts import Layouts, values_of
 
 Source = tuple[str, str, int]
 
@@ -95,14 +94,8 @@ class Rows(ABC):
         """The model's versions; "_" where an event names none."""
 
     @abstractmethod
-    def blocks(self, table: CellTable, watched: Sequence[Watched], watched_of: IntArray) -> Iterator[Block]:
-        """Give the cell of every watched feature of every row.
-
-        Parameters
-        ----------
-        table : the binnings of all numeric features.
-        watched : what is watched of some versions; `watched_of` is each row's index among them.
-        """
+    def blocks(self, lanes: Lanes, stream: IntArray) -> Iterator[Block]:
+        """Give the cell of every watched feature of every row; `stream` is each one's number among the streams."""
 
     @property
     @abstractmethod
@@ -186,7 +179,7 @@ class EventRows(Rows):
 
     models: Fleet
     model_of: IntArray
-    layouts: Sequence[Layout]
+    layouts: Layouts
     events: list[Any]
     places: Places
 
@@ -203,29 +196,26 @@ class EventRows(Rows):
     def _values(self) -> list[tuple[Any, ...]]:
         return list(map(values_of, [event.features for event in self.events]))
 
-    def blocks(self, table: CellTable, watched: Sequence[Watched], watched_of: IntArray) -> Iterator[Block]:
+    def blocks(self, lanes: Lanes, stream: IntArray) -> Iterator[Block]:
         """Give the cell of every watched feature of every row."""
-        found = distinct(self.model_of * len(watched) + watched_of)
-        lanes = [
-            lane_of(self.layouts[model], watched[version])
-            for model, version in (divmod(key, len(watched)) for key in found.values.tolist())
-        ]
-        yield from lane_blocks(table, self._values, lanes, found.codes)
+        return lanes.blocks(self._values, stream)
 
     @cached_property
     def slices(self) -> Sequence[list[str]]:
         """The slices of the traffic each row is in."""
-        found = distinct(self.model_of)
-        layouts = [self.layouts[model] for model in found.values.tolist()]
-        keys = [keys_of(layout.model.config.slices) for layout in layouts]
-        if len(layouts) == 1 and len(layouts[0].sliced) == 1:
-            (place,) = layouts[0].sliced
-            return [keys[0][value[place],] for value in self._values]
-        fields = [layout.sliced for layout in layouts]
-        return [
-            keys[code][tuple([value[place] for place in fields[code]])]
-            for code, value in zip(found.codes.tolist(), self._values, strict=True)
-        ]
+        kinds = self.layouts.kind_of[self.model_of] if len(self.layouts.kinds) > 1 else np.zeros(1, dtype=np.int64)
+        first = self.layouts.kinds[int(kinds[0])]
+        if (kinds != kinds[0]).any():
+            layouts = [self.layouts.kinds[kind] for kind in kinds.tolist()]
+            return [
+                keys_of(layout.slices)[tuple([value[place] for place in layout.sliced])]
+                for layout, value in zip(layouts, self._values, strict=True)
+            ]
+        keys = keys_of(first.slices)
+        if len(first.sliced) == 1:
+            (place,) = first.sliced
+            return [keys[value[place],] for value in self._values]
+        return [keys[tuple([value[place] for place in first.sliced])] for value in self._values]
 
     @cached_property
     def times_ms(self) -> IntArray:
@@ -240,7 +230,7 @@ class EventRows(Rows):
     @cached_property
     def origins(self) -> Coded:
         """live, shadow or backfill."""
-        if self.layouts and type(self.events[0]) is self.layouts[int(self.model_of[0])].prediction:
+        if hasattr(self.events[0], "origin"):
             return Coded.of([event.origin for event in self.events])
         return Coded.constant("live", len(self.events))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,13 @@ from streamer.catalog import Model
 from streamer.columns import PREDICTION, SCORE, IntArray, TextCells, Watched, distinct
 from streamer.events import Origin
 from streamer.fleet import Fleet
+from streamer.lanes import Lanes
 from streamer.rows import Rows
 
 # What is kept of streams and references that are no longer, before everything is worked out anew.
 _MAX_STREAMS = 200_000
 _MAX_REPLACED = 10_000
-_UNWATCHED = Watched({}, {}, WeakKeyDictionary())
+_UNWATCHED = Watched({}, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,16 @@ class Stream:
     def pane_ms(self) -> int:
         """The length of its panes."""
         return int(self.model.config.time.pane)
+
+    @cached_property
+    def head(self) -> tuple[str, int, str, Origin, Any]:
+        """What its increments begin with: the model, its epoch, version, origin and source."""
+        return self.model.name, self.model.epoch, self.version, self.origin, self.source
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of its reference; "" where it has none."""
+        return "" if self.profile is None else self.profile.fingerprint
 
     @cached_property
     def cells(self) -> int:
@@ -74,6 +84,7 @@ class Streams:
     ----------
     known : by number. A model or a reference that changes makes new streams.
     table : the numeric binnings of all of them.
+    lanes : where the fields of their rows are counted.
     """
 
     def __init__(self, reference: Callable[[str, str], ReferenceProfile | None]) -> None:
@@ -83,6 +94,7 @@ class Streams:
     def _forget(self) -> None:
         self.known: list[Stream] = []
         self.table = CellTable()
+        self.lanes = Lanes(self.table)
         self._numbers: dict[tuple[str, str, str, str], int] = {}
         self._looked_up: dict[tuple[str, str, str, str], int] = {}
         self._by_fleet: dict[tuple[str, str, str], tuple[Fleet, IntArray]] = {}
@@ -160,6 +172,7 @@ class Streams:
             self._replaced += 1
         watched = _UNWATCHED if profile is None else self._watch(model, version, source, profile)
         self.known.append(Stream(model, version, origin, source, profile, watched))
+        self.lanes.add(model.config, watched)
         number = self._numbers[key] = len(self.known) - 1
         return number
 
@@ -179,7 +192,7 @@ class Streams:
                     numbers[name] = self.table.add(binning, first)
                 else:
                     texts[name] = TextCells(binning, first)
-        watched = Watched(numbers, texts, WeakKeyDictionary())
+        watched = Watched(numbers, texts)
         self._watched[model.name, version, source] = (model, profile, watched)
         return watched
 

@@ -41,6 +41,8 @@ def test_a_page_gets_the_table_between_its_marks_and_keeps_the_rest(tmp_path: Pa
     assert lines[-1] == "after"
     assert "| speed | 123,457 events/CPU s | ≥ 100,000 events/CPU s | yes |" in lines
     assert "old" not in lines
+    assert any("`--only soak`" in line and "not measured" in line for line in lines)
+    assert not any("soak30" in line for line in lines)
     assert any("2026-01-02" in line and "a processor" in line for line in lines)
 
 

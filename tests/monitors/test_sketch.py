@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from monitors.sketch import (
-    PAIR,
+    PAIRS,
     FingerprintMismatchError,
     HistogramSketch,
     count_cells,
+    decode_many,
     decode_pairs,
     encode_pairs,
 )
@@ -115,12 +116,13 @@ def test_a_feature_of_few_categories_does_not_widen_the_cells_of_many_numbers():
 
 
 def test_pairs_of_one_cell_in_any_order_add_up():
-    pairs = np.array([(3, 1), (0, 2), (3, 4)], dtype=PAIR).tobytes()
+    pairs = b"\1" + np.array([(3, 1), (0, 2), (3, 4)], dtype=PAIRS[b"\1"]).tobytes()
     assert [column.tolist() for column in decode_pairs(pairs)] == [[0, 3], [2, 5]]
 
 
 def test_pairs_are_little_endian_cell_and_count_of_the_cells_that_hold_something():
-    assert encode_pairs(np.array([0, 3, 0, 258])) == bytes([1, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0])
+    assert encode_pairs(np.array([0, 3, 0, 255])) == bytes([0, 1, 0, 3, 3, 0, 255])
+    assert encode_pairs(np.array([0, 3, 0, 258])) == bytes([1, 1, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0])
     assert encode_pairs(np.zeros(4, dtype=np.int64)) == b""
 
 
@@ -145,15 +147,35 @@ def test_more_cells_than_the_reference_has_are_refused():
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        (b"\0" * 7, "got 7 bytes"),
-        (b"\0\0\0\x7f\x01\0\0\0", "got cells 2130706432..2130706432"),
-        (b"\xff\xff\xff\xff\x01\0\0\0", "got cells -1"),
-        (b"\0\0\0\0\xff\xff\xff\xff", "got a count of -1"),
+        (b"\0" * 7 + b"\0", "got 8 bytes that begin with"),
+        (b"\2\0\0\0", "got 4 bytes that begin with"),
+        (b"\1\0\0\0\x7f\x01\0\0\0", "got cells 2130706432..2130706432"),
+        (b"\1\xff\xff\xff\xff\x01\0\0\0", "got cells -1"),
+        (b"\1\0\0\0\0\xff\xff\xff\xff", "got a count of -1"),
     ],
 )
 def test_pairs_that_make_no_histogram_are_refused(pairs: bytes, message: str):
     with pytest.raises(ValueError, match=message):
         HistogramSketch.empty("f").add_pairs(pairs)
+    assert decode_many([b"", pairs, encode_pairs(np.array([1]))]) is None
+
+
+@given(st.lists(counts, max_size=5))
+def test_reading_many_is_reading_each(batches: list[np.ndarray]):
+    many = [encode_pairs(np.minimum(batch, 2**31 - 1)) for batch in batches]
+    read = decode_many(many)
+    if read is None:
+        assert len({pairs[:1] for pairs in many if pairs}) == 2
+        return
+    wanted = [[column.tolist() for column in decode_pairs(pairs)] for pairs in many]
+    assert [[column.tolist() for column in each] for each in read] == wanted
+
+
+def test_pairs_that_do_not_rise_are_not_read_with_others():
+    form = b"\0"
+    first, second = (form + np.array([pair], dtype=PAIRS[form]).tobytes() for pair in [(3, 1), (0, 2)])
+    assert decode_many([first, second]) is not None
+    assert decode_many([first + second[1:]]) is None
 
 
 @pytest.mark.parametrize("cell", [-1, 3])

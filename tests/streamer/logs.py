@@ -20,7 +20,7 @@ from streamer.events import Command, Label, ModelMark, Partial, Prediction, Sour
 from streamer.fleet import Fleet
 from streamer.fold import Folder
 from streamer.labels import Contribution
-from streamer.layouts import layout_of
+from streamer.layouts import Layouts, layout_of
 from streamer.models import ModelConfig, parse_model
 from streamer.rows import EventRows, Places
 from streamer.settings import Settings
@@ -121,9 +121,9 @@ def rows_of(
     names = Coded.of([event.model for event in events])
     models = [model for name in names.values if (model := catalog.model(name)) is not None]
     if isinstance(events[0], Label):
-        layouts, put = [], list(events)
+        layouts, put = Layouts(), list(events)
     else:
-        layouts = [layout_of(model) for model in models]
+        layouts = Layouts(layout_of(model.config) for model in models)
         put = [
             layouts[code].of_prediction(event) if isinstance(event, Prediction) else layouts[code].of_feature_log(event)
             for code, event in zip(names.codes.tolist(), events, strict=True)
@@ -151,6 +151,7 @@ class Log:
             offsets = range(self.read, self.read + len(events))
             folder.predictions(rows_of(self.catalog, events, "predictions.v1", offsets, record_ms=self.now_ms))
         folder.contributions(labels)
+        counted = folder.counted()
         start, self.read = self.read, self.read + len(events)
         flush = Partial(
             ingest="0",
@@ -159,8 +160,9 @@ class Log:
                 SourceProgress("labels.v1", "id2", 0, 0, 0, self.now_ms),
             ],
             partition_counts={"predictions.v1": 1, "labels.v1": 1},
-            increments=folder.increments(),
-            marks=[ModelMark("churn", "predictions.v1", 0, max(e.ts for e in events), self.now_ms)] if events else [],
+            increments=counted.increments,
+            marks=[ModelMark("churn", [0, max(e.ts for e in events), self.now_ms])] if events else [],
+            sources=counted.sources,
         )
         self.records.append((PARTIALS, self.now_ms, msgspec.msgpack.encode(flush)))
 

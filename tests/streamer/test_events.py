@@ -21,7 +21,6 @@ from streamer.events import (
     LedgerEntry,
     ModelMark,
     OffsetRange,
-    PaneOffsets,
     Partial,
     Prediction,
     RetrainRequest,
@@ -176,15 +175,16 @@ PARTIAL = Partial(
             sampled=2,
             errors=1,
             labelled=1,
-            cells=b"\x01\x00\x00\x00\x03\x00\x00\x00",
+            cells=b"\x00\x01\x00\x03",
             performance={"": b"\x00\xff"},
             exposures={"canary-a1b2c3": b"\x01"},
             outcomes={"canary-a1b2c3": b"\x02"},
-            offsets=[PaneOffsets("predictions.v1", "x" * 22, 3, 10, 19)],
+            offsets=[0, 10, 19],
         )
     ],
-    marks=[ModelMark("flight_delay", "predictions.v1", 3, T0, T0 + 1)],
+    marks=[ModelMark("flight_delay", [0, T0, T0 + 1])],
     tallies={"flight_delay": {"late": 2}},
+    sources=[("predictions.v1", "x" * 22, 3)],
 )
 PARTIAL_LEAST = Partial(ingest="ingest-0", progress=[], partition_counts={})
 
@@ -222,7 +222,7 @@ def test_every_format_is_pinned_with_all_its_fields() -> None:
         if issubclass(value, msgspec.Struct) and value is not msgspec.Struct
     }
     pinned: set[type[msgspec.Struct]] = {type(message) for message in MESSAGES.values()}
-    pinned |= {Finding, OffsetRange, Partial, Increment, SourceProgress, ModelMark, PaneOffsets}
+    pinned |= {Finding, OffsetRange, Partial, Increment, SourceProgress, ModelMark}
     assert structs == pinned
     for name, message in MESSAGES.items():
         if name in {"prediction", "features", "label", "request", "command", "ledger-entry", "deployment"}:

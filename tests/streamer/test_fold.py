@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from typing import Any
 from unittest import mock
-from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -21,10 +20,10 @@ from streamer.catalog import Catalog
 from streamer.column_blocks import column_blocks
 from streamer.columns import Coded, TextCells, Watched
 from streamer.events import FeatureLog, Increment, Prediction
-from streamer.fold import Folder, is_sampled
+from streamer.fold import Counted, Folder, is_sampled
 from streamer.lanes import number_cells
 from streamer.models import ModelConfig, parse_model
-from streamer.pane_store import Pane, decode_pane, encode_pane, offset_ranges
+from streamer.pane_store import Pane, Source, decode_pane, encode_pane, in_threes, offset_ranges
 from streamer.tally import Place, Tally
 from tests.streamer.logs import PANE, T0, catalog_of, config, contribution, predictions, rows_of
 
@@ -36,14 +35,14 @@ def folded(catalog: Catalog, events: list[Prediction], *, pieces: int = 1) -> li
     for piece in np.array_split(np.arange(len(events)), pieces):
         if len(piece):
             folder.predictions(rows_of(catalog, [events[i] for i in piece], SOURCE[0], piece.tolist()))
-    return folder.increments()
+    return folder.counted().increments
 
 
 def pane_of(increments: list[Increment], start_ms: int, late: bool = False) -> Pane:
     pane = Pane()
     for increment in increments:
         if increment.pane_start_ms == start_ms:
-            pane.add(increment, late=late, dtype="<i8")
+            pane.add(increment, [SOURCE], late=late, dtype="<i8")
     return pane
 
 
@@ -141,7 +140,7 @@ def test_feature_logs_fill_the_features_they_are_the_source_of() -> None:
     profile = catalog.reference("churn", "1")
     assert profile is not None
     filled = {}
-    for increment in folder.increments():
+    for increment in folder.counted().increments:
         sketch = HistogramSketch.empty(increment.fingerprint)
         sketch.add_pairs(increment.cells)
         counts = sketch.whole(profile.layout.size)
@@ -156,9 +155,9 @@ def test_a_correction_takes_back_what_the_first_label_gave() -> None:
     first = contribution(event, True)
     folder.contributions([first])
     folder.contributions([first._replace(sign=-1, labelled=0), contribution(event, False)._replace(labelled=0)])
-    (increment,) = folder.increments()
+    (increment,) = folder.counted().increments
     folder.contributions([contribution(event, False)])
-    (corrected,) = folder.increments()
+    (corrected,) = folder.counted().increments
     assert increment.performance[""] == corrected.performance[""]
     assert increment.labelled == corrected.labelled == 1
 
@@ -246,14 +245,18 @@ def any_prediction(draw: st.DrawFn) -> Prediction:
     )
 
 
-def by_slot(increments: list[Increment]) -> dict[Any, dict[str, Any]]:
+def named(numbers: list[int], sources: list[Source]) -> list[Any]:
+    return sorted((sources[at], first, last) for at, first, last in in_threes(numbers))
+
+
+def by_slot(counted: Counted) -> dict[Any, dict[str, Any]]:
     found = {}
-    for increment in increments:
+    for increment in counted.increments:
         fields = msgspec.structs.asdict(increment)
-        fields["offsets"] = sorted(map(msgspec.structs.astuple, increment.offsets))
+        fields["offsets"] = named(increment.offsets, counted.sources)
         slot = tuple(fields.pop(name) for name in ("model", "version", "origin", "source", "pane_start_ms", "pane_ms"))
         found[slot] = fields
-    assert len(found) == len(increments)
+    assert len(found) == len(counted.increments)
     return found
 
 
@@ -274,11 +277,15 @@ def test_all_models_in_one_pass_are_the_models_one_at_a_time(
         binned = alone.bin_predictions(rows_of(MANY, [event], SOURCE[0], [row], record_ms=T0))
         if kept[row]:
             alone.keep(binned)
-    assert sorted(map(repr, together.marks())) == sorted(map(repr, alone.marks()))
-    # By going through all cells, or by sorting the values.
+    # By going through all cells, or by counting or sorting the values.
     with mock.patch.object(increments, "_DENSE", data.draw(st.sampled_from([0, 100_000]))):
-        found = by_slot(together.increments())
-    wanted = by_slot(alone.increments())
+        counted = together.counted()
+    counted_alone = alone.counted()
+    marks, marks_alone = (
+        {mark.model: named(mark.times, each.sources) for mark in each.marks} for each in (counted, counted_alone)
+    )
+    assert marks == marks_alone
+    found, wanted = by_slot(counted), by_slot(counted_alone)
     for slot in found.keys() | wanted.keys():
         exposures, alone_exposures = found[slot].pop("exposures"), wanted[slot].pop("exposures")
         assert exposures.keys() == alone_exposures.keys()
@@ -319,7 +326,7 @@ VALUES: st.SearchStrategy[Any] = st.lists(numbers) | st.lists(st.floats()).map(n
 
 def test_as_many_texts_as_rows_in_another_order_fall_into_their_own_cells() -> None:
     texts = [TextCells(Binning("x", "categorical", categories=("a", "b")), first) for first in (0, 50)]
-    watched = [Watched({}, {"x": each}, WeakKeyDictionary()) for each in texts]
+    watched = [Watched({}, {"x": each}) for each in texts]
     column = Coded(["a", "b"], np.array([1, 0]))
     ((cells, _width),) = column_blocks(CellTable(), {"x": column}, watched, np.array([0, 1]))
     assert cells.tolist() == [texts[0]["b"], texts[1]["a"]]
@@ -330,11 +337,7 @@ def test_columns_fall_into_the_cells_that_each_value_falls_into(values: Any, dat
     table = CellTable()
     edges = Binning("x", "numeric", edges=(0.0, 1.0, 2.5, 100.0))
     texts = TextCells(Binning("x", "categorical", categories=("1", "a", "true")), 50)
-    watched = [
-        Watched({"x": table.add(edges, 7)}, {}, WeakKeyDictionary()),
-        Watched({}, {"x": texts}, WeakKeyDictionary()),
-        Watched({}, {}, WeakKeyDictionary()),
-    ]
+    watched = [Watched({"x": table.add(edges, 7)}, {}), Watched({}, {"x": texts}), Watched({}, {})]
     watched = watched[: data.draw(st.integers(1, 3))]
     listed = values.tolist() if isinstance(values, Coded) else list(values)
     of = data.draw(st.lists(st.integers(0, len(watched) - 1), min_size=len(listed), max_size=len(listed)))

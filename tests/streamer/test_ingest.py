@@ -11,6 +11,7 @@ from streamer import ingest, telemetry
 from streamer.events import Increment, Partial
 from streamer.ingest import Ingest
 from streamer.labels import JoinStore
+from streamer.pane_store import in_threes
 from streamer.state import Keys
 from streamer.transaction import Batch, Partition, Standing
 from tests.streamer.logs import SETTINGS, T0, catalog_of, config
@@ -98,7 +99,7 @@ def test_a_flush_says_what_was_counted_and_how_far_it_has_read() -> None:
     (increment,) = of(partial, "predictions")
     assert increment.events == 2
     assert [(p.topic, p.start, p.end) for p in partial.progress] == [("predictions.v1", 0, 2), ("labels.v1", 0, 0)]
-    assert partial.marks[0].event_time_ms == T0
+    assert [(mark.model, mark.times[1]) for mark in partial.marks] == [("churn", T0)]
     assert dead == []
 
 
@@ -328,17 +329,21 @@ def busy_traffic(random: Random) -> list[tuple[Partition, list[Any]]]:
 SLOT = ("model", "model_epoch", "version", "origin", "source", "pane_start_ms", "pane_ms", "fingerprint")
 
 
+def named(numbers: list[int], sources: list[tuple[str, str, int]]) -> list[Any]:
+    return sorted((sources[at], first, last) for at, first, last in in_threes(numbers))
+
+
 def content(partial: Partial) -> dict[Any, Any]:
     found = {}
     for each in partial.increments:
         fields = msgspec.structs.asdict(each)
         slot = tuple(fields.pop(name) for name in SLOT)
-        fields["offsets"] = sorted(map(msgspec.structs.astuple, each.offsets))
+        fields["offsets"] = named(each.offsets, partial.sources)
         # What came and was taken back may leave zeros, or nothing at all.
         fields["performance"] = {key: vector for key, vector in each.performance.items() if any(vector)}
         if any(fields.values()):
             found[slot] = fields
-    marks = sorted(map(msgspec.structs.astuple, partial.marks))
+    marks = sorted((mark.model, named(mark.times, partial.sources)) for mark in partial.marks)
     return {"increments": found, "marks": marks, "tallies": partial.tallies}
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.columns import Coded
-from streamer.join_bulk import Entries, Given, Owner
+from streamer.join_bulk import Entries, Given, Owner, Owners
 from streamer.join_records import (
     MAX_OF_A_KIND,
     EntryKind,
@@ -383,7 +383,7 @@ def given_of(batch: Sequence[Entry]) -> list[Given]:
                 keys.codes,
                 np.array([entry.expires_at_ms for entry in chosen]),
             )
-            found.append(Given.of(owners.values, owners.codes, entries, buckets=2))
+            found.append(Given.of(Owners(owners.values), owners.codes, entries, buckets=2))
     return found
 
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from monitors.sketch import encode_pairs
 from streamer import pane_store
 from streamer.catalog import describe
-from streamer.events import Increment, ModelMark, PaneOffsets, Partial, SourceProgress
+from streamer.events import Increment, ModelMark, Partial, SourceProgress
 from streamer.model_record import encode_record
 from streamer.pane_store import encode_pane
 from streamer.shard import Shard, restore_shard
@@ -72,7 +72,7 @@ def increment(random: Random, pane: int, *, late: int, fingerprint: str) -> Incr
         errors=1,
         fingerprint=fingerprint,
         cells=encode_pairs(counts[: random.choice([250, 260])]),
-        offsets=[PaneOffsets("predictions.v1", "id", 0, pane, pane + 9)],
+        offsets=[0, pane, pane + 9],
     )
 
 
@@ -108,7 +108,8 @@ class StoppedAnywhere(RuleBasedStateMachine):
                 increment(random, self.pane, late=late, fingerprint=random.choice([profile.fingerprint] * 3 + ["old"]))
                 for _ in range(n)
             ],
-            marks=[ModelMark("churn", "predictions.v1", 0, newest, self.log.now_ms)] if n else [],
+            marks=[ModelMark("churn", [0, newest, self.log.now_ms])] if n else [],
+            sources=[("predictions.v1", "id", 0)],
             tallies={"churn": {"duplicates": 1}} if n == 3 else {},
         )
         self.log.read += n

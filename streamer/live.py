@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import redis
 import structlog
+from redis.exceptions import NoScriptError
 
 from streamer import documents, effects, live_documents, looks, telemetry
 from streamer.catalog import Catalog, Model
@@ -74,7 +75,7 @@ class LiveWriter:
         self._keys = keys
         self._catalog = catalog
         self._budget_s = budget_s
-        self._write = client.register_script(_WRITE)
+        self._digest = client.register_script(_WRITE).sha
         self._reachable = True
         self._everything = True
         self._log = "-"
@@ -177,15 +178,26 @@ class LiveWriter:
 
     def _put(self, documents: Iterable[tuple[Shard, Model, Mapping[str, bytes], bytes]]) -> list[int]:
         """Write models' documents, and their splits where they are given: of each model all or none of them."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for shard, model, values, split in documents:
-                name = model.name
-                keys = [self._keys.stamp(name), self._keys.split(name), self._keys.timeline(name), *values]
-                self._write(keys, [_read(shard), self._log, split, KEPT_MS, *values.values()], client=pipe)
-            answers = [int(written) for written in pipe.execute()]
+        calls = []
+        for shard, model, values, split in documents:
+            name = model.name
+            keys = [self._keys.stamp(name), self._keys.split(name), self._keys.timeline(name), *values]
+            calls.append([len(keys), *keys, _read(shard), self._log, split, KEPT_MS, *values.values()])
+        try:
+            answers = self._written(calls)
+        except NoScriptError:
+            self._redis.script_load(_WRITE)
+            answers = self._written(calls)
         for written in answers:
             telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
         return answers
+
+    def _written(self, calls: Iterable[Sequence[Any]]) -> list[int]:
+        # By the script's digest: redis-py's own way asks in a pipeline which scripts there are, a right of its own.
+        with self._redis.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(self._digest, *call)
+            return [int(written) for written in pipe.execute()]
 
     def _is_ahead(self, held: bytes | None, shard: Shard) -> bool:
         """Tell, as the script does, whether a model's stamp is of a worker that has read further than this one."""

@@ -234,7 +234,7 @@ class Increment(msgspec.Struct, array_like=True):
 
     `cells` are what `monitors.sketch.encode_pairs` writes of the counts of all features' cells, in the layout of the
     reference that `fingerprint` names; `performance` maps a slice ("" is the whole) to the task's vector;
-    `exposures` and `outcomes` map a rollout to the rows of `monitors.canary.EXPOSURE_DTYPE` and `OUTCOME_DTYPE`.
+    `exposures` and `outcomes` map a rollout to the rows of `monitors.arms.EXPOSURE_DTYPE` and `OUTCOME_DTYPE`.
     `offsets` are, three by three: a source partition's index in the flush, and the first and the last of its offsets.
     """
 

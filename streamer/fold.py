@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from monitors.canary import fold_outcomes
+from monitors.arms import fold_outcomes
 from monitors.cells import NO_CELL, UNWATCHED
 from monitors.performance import PerformanceSchema
 from monitors.profile import ReferenceProfile

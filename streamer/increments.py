@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.canary import fold_exposures
+from monitors.arms import fold_exposures
 from monitors.cells import NO_CELL
 from monitors.sketch import PAIRS, pair_form
 from streamer.columns import Block, Coded, Distinct, IntArray, distinct

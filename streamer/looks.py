@@ -9,15 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.canary import (
-    EXPOSURE_DTYPE,
-    OUTCOME_DTYPE,
-    CanaryPlan,
-    Comparison,
-    add_pane,
-    new_comparison,
-    verdict,
-)
+from monitors.arms import EXPOSURE_DTYPE, OUTCOME_DTYPE
+from monitors.canary import verdict
+from monitors.comparison import CanaryPlan, Comparison, add_pane, new_comparison
 from monitors.drift import FeatureDrift, measure
 from monitors.lifecycle import is_open
 from monitors.panes import window

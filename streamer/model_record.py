@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from monitors.canary import CanaryVerdict, Comparison
+from monitors.canary import CanaryVerdict
+from monitors.comparison import Comparison
 from monitors.lifecycle import ModelState
 from monitors.panes import ModelClock
 from monitors.policy import AlertState, PerformanceLook

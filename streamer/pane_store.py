@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.canary import EXPOSURE_DTYPE, OUTCOME_DTYPE, merge_rows
+from monitors.arms import EXPOSURE_DTYPE, OUTCOME_DTYPE, merge_rows
 from monitors.profile import ReferenceProfile
 from monitors.sketch import HistogramSketch
 from streamer.compression import compress, decompress

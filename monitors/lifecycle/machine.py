@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from monitors.canary import CanaryPlan, CanaryVerdict
+from monitors.canary import CanaryVerdict
+from monitors.comparison import CanaryPlan
 from monitors.lifecycle import requests, rollouts
 from monitors.lifecycle.moves import end_request, open_request
 from monitors.lifecycle.states import (

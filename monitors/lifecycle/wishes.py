@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from monitors.canary import CanaryPlan, CanaryVerdict
+from monitors.canary import CanaryVerdict
+from monitors.comparison import CanaryPlan
 
 # Leaves room above the largest epoch that can be forced: all that follow stay exact as doubles too.
 MAX_INTEGER = 2**52

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitors.canary import CanaryPlan, CanaryVerdict
+from monitors.canary import CanaryVerdict
+from monitors.comparison import CanaryPlan
 from monitors.lifecycle import (
     CLOCK_ACTOR,
     FINAL,

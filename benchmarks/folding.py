@@ -17,8 +17,8 @@ from streamer.ingest import RAW, Ingest
 from streamer.join_script import RedisRecords
 from streamer.labels import JoinStore
 from streamer.settings import Settings
+from streamer.stage import Batch, Partition, Standing
 from streamer.state import Keys
-from streamer.transaction import Batch, Partition, Standing
 
 # What a worker asks its client for at once.
 _READ = 2_500

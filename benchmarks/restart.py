@@ -36,7 +36,7 @@ from streamer.pane_store import PaneKey
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
 from streamer.shard import Shard
-from streamer.transaction import Record
+from streamer.stage import Record
 
 _COMMAND = "make bench ARGS='--only restart'"
 _PANE_MS = 60_000

@@ -18,7 +18,7 @@ from streamer.model_record import ModelRecord, Watched
 from streamer.pane_store import PaneKey
 from streamer.settings import Settings
 from streamer.shard import Shard
-from streamer.transaction import Record
+from streamer.stage import Record
 
 log = structlog.get_logger(__name__)
 

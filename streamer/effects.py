@@ -25,7 +25,7 @@ from streamer.model_record import ModelRecord, Watched
 from streamer.models import ModelConfig
 from streamer.pane_store import offset_ranges
 from streamer.settings import Settings
-from streamer.transaction import Record
+from streamer.stage import Record
 
 HEADERS = [(SCHEMA_HEADER, SCHEMA_VERSION)]
 

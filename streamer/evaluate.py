@@ -23,8 +23,8 @@ from streamer.pane_store import Pairs, PaneKey, Source, in_threes, known_once
 from streamer.partitioning import partition_of
 from streamer.settings import Settings
 from streamer.shard import Shard, restore_shard
+from streamer.stage import Batch, Partition, Record, Standing, StepFailed, resume
 from streamer.state_log import ShardPosition, read_partitions
-from streamer.transaction import Batch, Partition, Record, Standing, StepFailed, resume
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ Act = Callable[[Model, Watched], None]
 
 
 class Evaluate:
-    """The evaluate stage of one worker (see `streamer.transaction.Stage`).
+    """The evaluate stage of one worker (see `streamer.stage.Stage`).
 
     Everything a decision rests on, time included, comes from the two input topics.
     """

@@ -29,8 +29,8 @@ from streamer.notices import Notices
 from streamer.partitioning import partition_of
 from streamer.rows import EventRows, Places, Rows
 from streamer.settings import Settings
+from streamer.stage import Batch, Partition, Record, Standing, resume
 from streamer.sync_rhythm import SyncRhythm
-from streamer.transaction import Batch, Partition, Record, Standing, resume
 
 if TYPE_CHECKING:
     from streamer.arrow_checks import Buried
@@ -87,7 +87,7 @@ class Flush(NamedTuple):
 
 
 class Ingest:
-    """The ingest stage of one worker (see `streamer.transaction.Stage`)."""
+    """The ingest stage of one worker (see `streamer.stage.Stage`)."""
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from streamer.catalog import Model
 from streamer.model_record import ModelRecord, Watched, decode_record, encode_record
 from streamer.pane_store import PaneKey, decode_pane, encode_pane
+from streamer.stage import Record, StepFailed
 from streamer.state_log import (
     POSITION,
     ShardPosition,
@@ -19,7 +20,6 @@ from streamer.state_log import (
     pane_key,
     parse_pane_key,
 )
-from streamer.transaction import Record, StepFailed
 from streamer.waiting import Waiting
 
 

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from streamer.events import Origin
 from streamer.log_offsets import offsets_of, patiently
 from streamer.pane_store import PaneKey
-from streamer.transaction import StepFailed
+from streamer.stage import StepFailed
 
 _TIMEOUT_S = 60.0
 _READ = 1_000

@@ -14,9 +14,9 @@ from streamer import kafka_clients
 from streamer.catalog import Catalog
 from streamer.evaluate import Evaluate
 from streamer.settings import Settings
+from streamer.stage import Batch, Partition, Standing
 from streamer.state_log import decode_position, read_partitions
 from streamer.topic_reader import read_to_end
-from streamer.transaction import Batch, Partition, Standing
 from tests.chaos.retraining import LEFT_ALONE
 
 Document = dict[str, Any]

@@ -24,8 +24,8 @@ from streamer.layouts import Layouts, layout_of
 from streamer.models import ModelConfig, parse_model
 from streamer.rows import EventRows, Places
 from streamer.settings import Settings
+from streamer.stage import Batch, Partition, Record, Standing
 from streamer.state_log import replay
-from streamer.transaction import Batch, Partition, Record, Standing
 
 PANE = 60_000
 T0 = 1_700_000_040_000 // PANE * PANE

@@ -14,7 +14,7 @@ from streamer.arrow_batches import read
 from streamer.arrow_checks import sorted_out
 from streamer.models import parse_model
 from streamer.rows import Places
-from streamer.transaction import Partition
+from streamer.stage import Partition
 from tests.streamer.arrows import arrow_of
 from tests.streamer.logs import SETTINGS, T0, catalog_of, config
 from tests.streamer.test_ingest import LABELS, PREDICTIONS, Feed, content, label, of, prediction

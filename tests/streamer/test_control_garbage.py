@@ -19,7 +19,7 @@ from streamer.catalog import Catalog
 from streamer.evaluate import MAX_COMMAND_BYTES
 from streamer.events import Command, CommandKind, Partial
 from streamer.shard import restore_shard
-from streamer.transaction import StepFailed
+from streamer.stage import StepFailed
 from tests.chaos.mutations import DAMAGES, LITERALS
 from tests.streamer.logs import COMMANDS, PARTIALS, Log, Player, catalog_of, config, predictions, reference
 

@@ -10,7 +10,7 @@ import structlog
 from streamer import telemetry
 from streamer.catalog import Catalog
 from streamer.models import ModelConfig
-from streamer.transaction import Batch, StepFailed
+from streamer.stage import Batch, StepFailed
 from tests.streamer.logs import (
     COMMANDS,
     PANE,

@@ -12,8 +12,8 @@ from streamer.events import Increment, Partial
 from streamer.ingest import Ingest
 from streamer.labels import JoinStore
 from streamer.pane_store import in_threes
+from streamer.stage import Batch, Partition, Standing
 from streamer.state import Keys
-from streamer.transaction import Batch, Partition, Standing
 from tests.streamer.logs import SETTINGS, T0, catalog_of, config
 from tests.streamer.stores import MemoryRecords
 

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from streamer import kafka_access
 from streamer.kafka_access import Unreachable
 from streamer.settings import KafkaSettings, Settings, WorkerSettings
-from streamer.transaction import StepFailed
+from streamer.stage import StepFailed
 
 
 def test_a_stage_alone_needs_no_rights_of_the_other() -> None:

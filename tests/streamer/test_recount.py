@@ -19,9 +19,9 @@ from streamer.events import Partial
 from streamer.ingest import Ingest
 from streamer.labels import JoinStore
 from streamer.recount import Recount, compare
+from streamer.stage import Batch, Partition, Standing
 from streamer.state import Keys
 from streamer.tally import Place, Tally
-from streamer.transaction import Batch, Partition, Standing
 from tests.streamer.logs import PANE, SETTINGS, T0, catalog_of, config
 from tests.streamer.stores import MemoryRecords
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from streamer.transaction import Partition, Standing, resume
+from streamer.stage import Partition, Standing, resume
 from tests.streamer.logs import COMMANDS, PARTIALS, Log, Player, catalog_of, config, predictions
 
 PLACE = Partition("predictions.v1", 3)

@@ -12,16 +12,9 @@ from streamer.arrow_batches import Batch, BoolArray, Column
 from streamer.arrow_rows import ArrowRows
 from streamer.arrow_stream import Malformed
 from streamer.catalog import Catalog, Model
-from streamer.decode import (
-    MAX_EVENT_BYTES,
-    Kind,
-    decode,
-    explain_future,
-    explain_invalid,
-    explain_unknown,
-    is_name,
-)
+from streamer.decode import MAX_EVENT_BYTES, Kind, decode, is_name
 from streamer.events import EARLIEST_MS, LATEST_MS
+from streamer.explain import explain_future, explain_invalid, explain_unknown
 from streamer.fleet import Fleet
 from streamer.labelling import unusable
 from streamer.rows import Places

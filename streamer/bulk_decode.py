@@ -14,17 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.catalog import Catalog, Model
-from streamer.decode import (
-    MAX_EVENT_BYTES,
-    Kind,
-    UncheckedLabel,
-    decode,
-    explain_future,
-    explain_invalid,
-    explain_unknown,
-    is_name,
-)
+from streamer.decode import MAX_EVENT_BYTES, Kind, UncheckedLabel, decode, is_name
 from streamer.events import Label, Prediction
+from streamer.explain import explain_future, explain_invalid, explain_unknown
 from streamer.fleet import Fleet
 from streamer.labelling import unusable
 from streamer.layouts import MAX_LAYOUTS, MAX_LEARNED, Layout, Layouts, is_learnable, layout_of

@@ -97,7 +97,7 @@ def build(
     raw : the event's own bytes; of a row of many, that row as a JSON event, so that it can be replayed alone.
     key : the message's key as it came.
     topic, partition, offset, row : where it stood; `row` is None for a message that is one event.
-    reason, field : what was wrong (`streamer.decode.explain_invalid`).
+    reason, field : what was wrong (`streamer.explain.explain_invalid`).
     mode : "raw" keeps the bytes; "redacted" only says how many there were, and leaves the key out too.
 
     Notes

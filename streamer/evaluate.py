@@ -16,8 +16,9 @@ from monitors.sketch import decode_many
 from streamer import effects, telemetry
 from streamer.author import Author
 from streamer.catalog import Catalog, Model
-from streamer.decode import is_deep, is_name
+from streamer.decode import is_name
 from streamer.events import UNREADABLE, Command, Increment, ModelMark, Partial, SourceProgress
+from streamer.explain import is_deep
 from streamer.model_record import FAULTS, Watched
 from streamer.pane_store import Pairs, PaneKey, Source, in_threes, known_once
 from streamer.partitioning import partition_of

@@ -18,8 +18,9 @@ from streamer import deadletters, telemetry
 from streamer.arrow_schema import BEGIN
 from streamer.bulk_decode import BulkDecoder, Fault
 from streamer.catalog import Catalog
-from streamer.decode import Kind, known_field
+from streamer.decode import Kind
 from streamer.events import Increment, ModelMark, Partial, SourceProgress
+from streamer.explain import known_field
 from streamer.fold import Counted, Folder
 from streamer.increments import Binned
 from streamer.join_bulk import Given

@@ -13,8 +13,9 @@ from confluent_kafka.admin import AdminClient
 
 from streamer import kafka_clients, redis_clients
 from streamer.catalog import Catalog, Model
-from streamer.decode import Kind, decode, explain_future
+from streamer.decode import Kind, decode
 from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Label, encode
+from streamer.explain import explain_future
 from streamer.join_gap import Gap
 from streamer.labelling import features_entry, label_entry, prediction_entry, unusable
 from streamer.labels import Entry, JoinStore

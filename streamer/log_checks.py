@@ -14,8 +14,8 @@ from kafka.errors import KafkaError
 from monitors.profile import MANIFEST, ReferenceProfile
 from streamer import deadletters, kafka_clients, references
 from streamer.checks import Check
-from streamer.decode import known_field
 from streamer.events import UNREADABLE
+from streamer.explain import known_field
 from streamer.log_offsets import offsets_of
 from streamer.models import parse_stored_model
 from streamer.settings import ConfigError, Settings

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from streamer.decode import is_deep
 from streamer.durations import Duration
 from streamer.events import UNREADABLE
+from streamer.explain import is_deep
 from streamer.settings import ConfigError, Section, explain
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,100}$")]

@@ -7,7 +7,7 @@ from collections import Counter
 
 import structlog
 
-from streamer.decode import known_field
+from streamer.explain import known_field
 
 log = structlog.get_logger(__name__)
 

@@ -63,7 +63,8 @@ def _read(path: Path, kind: Any) -> list[Any]:
     """Return a file's events in order of their time; a line that is none is an error that names it."""
     import msgspec
 
-    from streamer.decode import decode, explain_invalid
+    from streamer.decode import decode
+    from streamer.explain import explain_invalid
 
     events = []
     with path.open("rb") as lines:

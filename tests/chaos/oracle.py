@@ -7,7 +7,8 @@ import msgspec
 from streamer.arrow_schema import BEGIN
 from streamer.arrow_stream import Malformed, read_stream
 from streamer.catalog import Catalog
-from streamer.decode import Event, Kind, decode, explain_future, explain_invalid
+from streamer.decode import Event, Kind, decode
+from streamer.explain import explain_future, explain_invalid
 from streamer.labelling import unusable
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from streamer.bulk_decode import BulkDecoder, decode_each
 from streamer.catalog import Catalog
-from streamer.decode import Kind, explain_invalid
+from streamer.decode import Kind
 from streamer.events import Label
+from streamer.explain import explain_invalid
 from streamer.layouts import MAX_LEARNED, Layout, values_of
 from tests.chaos.oracle import judge
 from tests.streamer.logs import T0, config

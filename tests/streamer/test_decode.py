@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.decode import MAX_EVENT_BYTES, Kind, decode, explain_future, explain_invalid, known_field
+from streamer.decode import MAX_EVENT_BYTES, Kind, decode
 from streamer.events import Label, Prediction, encode
+from streamer.explain import explain_future, explain_invalid, known_field
 
 TS = 1_700_000_000_000
 PREDICTION: dict[str, Any] = {"prediction_id": "p1", "model": "m", "ts": TS, "prediction": 1, "features": {"a": 1.5}}

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer import decode as decode_module
+from streamer import explain as explaining
 from streamer.bulk_decode import BulkDecoder
 from streamer.catalog import Catalog
-from streamer.decode import MAX_EVENT_BYTES, Kind, decode, explain_invalid
+from streamer.decode import MAX_EVENT_BYTES, Kind, decode
+from streamer.explain import explain_invalid
 from tests.chaos.faults import ALL, FAULTS, Fault
 from tests.chaos.mutations import mutation, named
 from tests.chaos.oracle import judge
@@ -70,7 +71,7 @@ def test_in_bulk_each_message_becomes_what_it_is_by_itself_whatever_stands_besid
 
 @pytest.mark.parametrize("kind", ALL)
 def test_what_is_larger_than_an_event_may_be_is_refused_unread(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_module.json, "loads", lambda *_, **__: pytest.fail("was parsed"))
+    monkeypatch.setattr(explaining.json, "loads", lambda *_, **__: pytest.fail("was parsed"))
     for filling in (b"[", b'{"a":', b"9", b"\\ud800", b" \n"):
         raw = b"{" + filling * (MAX_EVENT_BYTES // len(filling) + 1)
         with pytest.raises(msgspec.ValidationError):

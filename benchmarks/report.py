@@ -59,8 +59,7 @@ def markdown(results: Results) -> Iterator[str]:
         findings = results.subjects.get(name)
         if findings is None:
             # A table without the row would look as if there were nothing to measure.
-            if entry.by_default:
-                yield f"| {entry.about} (`--only {name}`) | not measured | | |"
+            yield f"| {entry.about} (`--only {name}`) | not measured | | |"
             continue
         if findings.fault:
             yield f"| {name} | failed | | no |"

@@ -72,16 +72,9 @@ def soak(
 
 
 def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
-    """Run for three minutes, one and a half where `quick`: memory and store; topics need longer to be full."""
-    minutes = 1.5 if quick else 3.0
-    samples = _samples(minutes, RATE, 5.0)
-    return _figures(samples, minutes, RATE), []
-
-
-def long_figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
-    """Run for thirty minutes; twelve where `quick`."""
-    minutes = 12.0 if quick else MINUTES
-    samples = _samples(minutes, RATE, _EVERY_S)
+    """Run for half an hour; three minutes where `quick`, for memory and store: topics need longer to be full."""
+    minutes, every_s = (3.0, 5.0) if quick else (MINUTES, _EVERY_S)
+    samples = _samples(minutes, RATE, every_s)
     return _figures(samples, minutes, RATE), _curves(samples)
 
 

@@ -29,16 +29,11 @@ _STOP_S = 30.0
 
 
 class Entry(NamedTuple):
-    """A subject: the module and the function that measure it, what it is about, and how long it may take.
-
-    One that is not run `by_default` is run where it is named.
-    """
+    """A subject: the module whose `figures` measures it, what it is about, and how long it may take."""
 
     module: str
     about: str
     limit_s: float
-    function: str = "figures"
-    by_default: bool = True
 
 
 SUBJECTS = {
@@ -49,12 +44,9 @@ SUBJECTS = {
     "memory": Entry("benchmarks.memory", "what a model's feature takes of memory", 300),
     "rebalance": Entry("benchmarks.rebalance", "how long models stand still when their worker is killed", 240),
     "restart": Entry("benchmarks.restart", "a killed worker's restart with the state of many models", 420),
-    "soak": Entry("benchmarks.soak", "whether anything grows, three minutes of it", 360),
-    "soak30": Entry("benchmarks.soak", "the same, thirty minutes of it", 2_100, "long_figures", by_default=False),
+    "soak": Entry("benchmarks.soak", "whether anything grows in half an hour", 2_100),
     "sdk": Entry("benchmarks.sdk", "what a call of the SDK costs its caller, broker up and down", 300),
-    "outage": Entry(
-        "benchmarks.outage", "what five minutes without a broker cost of the SDK's events", 480, by_default=False
-    ),
+    "outage": Entry("benchmarks.outage", "what five minutes without a broker cost of the SDK's events", 480),
     "cost": Entry("benchmarks.cost", "an event's cost over models, partitions and features", 900),
 }
 
@@ -78,13 +70,12 @@ def chosen(only: str) -> list[str]:
     for name in names:
         if name not in SUBJECTS:
             raise ValueError(f"{name}: no such subject; the subjects are {', '.join(SUBJECTS)}")
-    return names or [name for name, entry in SUBJECTS.items() if entry.by_default]
+    return names or [*SUBJECTS]
 
 
 def measure_of(name: str) -> Measure:
     """Return what measures a subject."""
-    entry = SUBJECTS[name]
-    return cast("Measure", getattr(importlib.import_module(entry.module), entry.function))
+    return cast("Measure", importlib.import_module(SUBJECTS[name].module).figures)
 
 
 def run_one(name: str, *, quick: bool) -> Findings:

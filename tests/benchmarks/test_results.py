@@ -42,7 +42,6 @@ def test_a_page_gets_the_table_between_its_marks_and_keeps_the_rest(tmp_path: Pa
     assert "| speed | 123,457 events/CPU s | ≥ 100,000 events/CPU s | yes |" in lines
     assert "old" not in lines
     assert any("`--only soak`" in line and "not measured" in line for line in lines)
-    assert not any("soak30" in line for line in lines)
     assert any("2026-01-02" in line and "a processor" in line for line in lines)
 
 
@@ -71,7 +70,7 @@ def test_a_subject_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="speed: no such subject"):
         suite.chosen("throughput, speed")
     assert suite.chosen("latency,cost") == ["latency", "cost"]
-    assert suite.chosen("") == [name for name in suite.SUBJECTS if name not in ("soak30", "outage")]
+    assert suite.chosen("") == [*suite.SUBJECTS]
 
 
 @pytest.mark.parametrize("name", suite.SUBJECTS)

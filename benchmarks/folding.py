@@ -98,7 +98,7 @@ def _ingest(what: What, models: int, features: int, start_ms: int) -> Ingest:
         catalog.put_model(config.name, config.to_json())
         for part, value in parts.items():
             catalog.put_reference(f"{config.name}/{traffic.VERSION}/{part}", value)
-    store = JoinStore(None, Keys(), buckets=64, wait_aof=False)  # type: ignore[arg-type]
+    store = JoinStore(None, Keys(), buckets=64, wait_aof=False, hold_ms=0)  # type: ignore[arg-type]
     store._records = _Unheard()
     ids = {f"{kind}.v1": kind for kind in RAW}
     return Ingest(Settings(), catalog, store, replica="0", topic_ids=ids, partition_counts=dict)

@@ -20,7 +20,7 @@ from benchmarks.figures import Curve, Figure, figure
 from benchmarks.pacer import pace_of, pacing
 from streamer.durations import Duration
 from streamer.local.stack import Stack
-from streamer.settings import Settings, TopicSettings
+from streamer.settings import LabelStoreSettings, Settings, TopicSettings
 
 RATE = 4_000
 MINUTES = 30.0
@@ -32,6 +32,7 @@ _KEPT = Duration.parse("2m")
 # In event time: a pane is a second of the clock, an hour of them a minute.
 _TIME = {"pane": "1m", "lateness": "1m", "retention": "1h"}
 _LABELS = {"horizon": "1m", "maturity": "5m"}
+_HELD = Duration.parse("1m")
 _RETAINED = ("predictions", "features", "labels", "partials", "commands", "retrain-requests", "ledger", "dead-letters")
 _WATCHED = ("predictions", "labels", "partials", "state", "commands", "ledger", "dead-letters")
 # Kafka looks for what is past its retention every five minutes.
@@ -81,7 +82,7 @@ def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
 def _samples(minutes: float, rate: int, every_s: float) -> list[Sample]:
     topics = {name: TopicSettings(retention=_KEPT) for name in _RETAINED}
     seconds = minutes * 60
-    with measuring.running(Settings(topics=topics)) as stack:
+    with measuring.running(Settings(topics=topics, labels=LabelStoreSettings(hold=_HELD))) as stack:
         settings = stack.settings
         configs = [traffic.model(index, labels="join", time=_TIME, labels_of=_LABELS) for index in range(_MODELS)]
         # So far back that the faster time does not overtake the clock: what lies in the future is a dead letter.

@@ -139,6 +139,7 @@ class Worker:
             self.keys,
             buckets=settings.labels.join_buckets,
             wait_aof=settings.labels.wait_aof,
+            hold_ms=settings.labels.hold,
         )
         names = [settings.topic(kind) for kind in RAW]
         return Ingest(

@@ -88,6 +88,13 @@ class _Known(NamedTuple):
                 logged[slice_feature(key)] = log, key
         return self._replace(logged=logged)
 
+    def with_entry(self, entry: Stored) -> _Known:
+        if isinstance(entry, StoredFeatures):
+            return self.with_features(entry)
+        if isinstance(entry, StoredLabel) and (self.label is None or rank(entry) > rank(self.label)):
+            return self._replace(label=entry)
+        return self
+
     def slices(self, prediction: StoredPrediction) -> list[str]:
         """Return the slices a prediction is in: its own features', and what is logged of those it does not carry."""
         if not self.logged:
@@ -101,7 +108,8 @@ def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
 
     A function of the record alone, which only ever grows at its end: an entry read again contributes what it
     contributed the first time, and over all entries the sum is the effective labels of all identities, each in the
-    slices that are effective.
+    slices that are effective. What came after the horizon of all that was known before knows nothing of it, in
+    whatever order both were read.
 
     Returns
     -------
@@ -114,6 +122,9 @@ def contributions(record: Record, new_positions: Collection[str]) -> JoinResult:
 
 def contribute(result: JoinResult, record: Record, new_positions: Collection[str]) -> None:
     """Add to a result what the entries at `new_positions` contribute."""
+    if not _all_meet(record.entries):
+        _contribute_apart(result, record, new_positions)
+        return
     predictions: list[StoredPrediction] = []
     known = _Known()
     for entry in record.entries:
@@ -124,10 +135,7 @@ def contribute(result: JoinResult, record: Record, new_positions: Collection[str
                 _change(result.contributions, record, [entry], _Known(), known)
             continue
         before = known
-        if isinstance(entry, StoredFeatures):
-            known = before.with_features(entry)
-        elif before.label is None or rank(entry) > rank(before.label):
-            known = before._replace(label=entry)
+        known = before.with_entry(entry)
         if not new:
             continue
         if isinstance(entry, StoredLabel):
@@ -136,6 +144,52 @@ def contribute(result: JoinResult, record: Record, new_positions: Collection[str
                 continue
             result.parked += not predictions
         _change(result.contributions, record, predictions, before, known)
+
+
+def _all_meet(entries: Sequence[Stored]) -> bool:
+    """Tell whether all of a record's entries came while the earliest of them still waited: all but a few records."""
+    latest = max((entry.came_min for entry in entries), default=-1)
+    return all(latest < entry.until_min for entry in entries)
+
+
+def _contribute_apart(result: JoinResult, record: Record, new_positions: Collection[str]) -> None:
+    """Do what `contribute` does where some entries came after the horizon of others."""
+    for end, entry in enumerate(record.entries, start=1):
+        if entry.position not in new_positions:
+            continue
+        before, after = _known_by_prediction(record.entries[: end - 1]), _known_by_prediction(record.entries[:end])
+        rows: list[Contribution] = []
+        for position, (prediction, known) in after.items():
+            _change(rows, record, [prediction], before.get(position, (prediction, _Known()))[1], known)
+        result.contributions += rows
+        if isinstance(entry, StoredLabel):
+            (together,) = (part for part in _parted(record.entries[:end]) if entry in part)
+            alone = not any(isinstance(other, StoredPrediction) for other in together)
+            result.parked += alone
+            result.duplicates += not rows and not alone
+
+
+def _known_by_prediction(entries: Sequence[Stored]) -> dict[str, tuple[StoredPrediction, _Known]]:
+    """Return position → each prediction, and what those say of it that it is together with, directly or by others."""
+    found: dict[str, tuple[StoredPrediction, _Known]] = {}
+    for together in _parted(entries):
+        known = _Known()
+        for entry in together:
+            known = known.with_entry(entry)
+        found.update((e.position, (e, known)) for e in together if isinstance(e, StoredPrediction))
+    return found
+
+
+def _parted(entries: Sequence[Stored]) -> list[list[Stored]]:
+    """Part entries where record time passed the horizon of all that had come before."""
+    parts: list[list[Stored]] = []
+    until_min = 0
+    for entry in sorted(entries, key=lambda entry: entry.came_min):
+        if not parts or entry.came_min >= until_min:
+            parts.append([])
+        parts[-1].append(entry)
+        until_min = max(until_min, entry.until_min)
+    return parts
 
 
 def _same(first: StoredLabel, second: StoredLabel) -> bool:

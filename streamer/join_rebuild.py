@@ -48,7 +48,7 @@ class RebuildError(Exception):
 
 
 class Rebuilt(msgspec.Struct, kw_only=True, frozen=True):
-    """How many entries were installed, of the events read; those whose horizon is over were not."""
+    """How many entries were installed, of the events read; those whose time is over were not."""
 
     predictions: int
     features: int
@@ -64,7 +64,7 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
 
     Parameters
     ----------
-    now_ms : what has expired by then is not installed.
+    now_ms : what had expired `labels.hold` before then is not installed.
 
     Raises
     ------
@@ -81,11 +81,16 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
     client = redis_clients.connect_store(settings, socket_timeout=30)
     try:
         store = JoinStore(
-            client, Keys(settings.namespace), buckets=settings.labels.join_buckets, wait_aof=settings.labels.wait_aof
+            client,
+            Keys(settings.namespace),
+            buckets=settings.labels.join_buckets,
+            wait_aof=settings.labels.wait_aof,
+            hold_ms=settings.labels.hold,
         )
         ends = {kind: _committed(admin, group, settings.topic(kind)) for kind in KINDS}
         key = Keys(settings.namespace).rebuild()
         gap, again = _gap(client, key, store, ends["predictions"]), _Again(settings)
+        kept_from_ms = now_ms - settings.labels.hold
         installed = dict.fromkeys(KINDS, 0)
         read = 0
         for kind, of_gap in _PASSES:
@@ -97,7 +102,7 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
                 read += 0 if of_gap else len(located.events)
                 chosen = []
                 for entry, event in _entries(catalog, kind, located):
-                    fate = gap.fate(entry, of_gap=of_gap) if entry.expires_at_ms > now_ms else "pass"
+                    fate = gap.fate(entry, of_gap=of_gap) if entry.expires_at_ms > kept_from_ms else "pass"
                     if fate == "install":
                         chosen.append(entry)
                     elif fate == "append again":

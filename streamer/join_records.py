@@ -15,7 +15,7 @@ MAX_OF_A_KIND = 64
 EXPIRY_DIGITS = 13
 # Of the digest a record is kept under: among 10¹² ids two meet with a chance of 10⁻¹⁵.
 FIELD_BYTES = 16
-# Records that expire within one grain are written by one command.
+# The horizon is held to by the minute of record time. Records that expire within one are written by one command.
 EXPIRY_GRAIN_MS = 60_000
 _EARLIEST_MS = 10 ** (EXPIRY_DIGITS - 1)
 _LATEST_MS = 10**EXPIRY_DIGITS - 1
@@ -26,9 +26,11 @@ _FIRST_KEY = EXPIRY_DIGITS + _SIZES.size
 
 
 class StoredPrediction(msgspec.Struct, array_like=True, gc=False):
-    """A prediction in a record."""
+    """A prediction in a record; it came in the minute `came_min` of record time, and waits until `until_min`."""
 
     position: str
+    came_min: int
+    until_min: int
     version: str
     origin: str
     event_time_ms: int
@@ -41,9 +43,11 @@ class StoredPrediction(msgspec.Struct, array_like=True, gc=False):
 
 
 class StoredLabel(msgspec.Struct, array_like=True, gc=False):
-    """A label in a record."""
+    """A label in a record; minutes as a prediction's."""
 
     position: str
+    came_min: int
+    until_min: int
     revision: int
     ts: int
     label: str
@@ -54,6 +58,8 @@ class StoredFeatures(msgspec.Struct, array_like=True, gc=False):
     """A feature log in a record: which slices its predictions are in that do not say so themselves."""
 
     position: str
+    came_min: int
+    until_min: int
     ts: int
     slices: list[str]
 
@@ -94,6 +100,16 @@ def features_key(position: str) -> bytes:
 def label_key(position: str) -> bytes:
     """Return the key of a label's entry."""
     return b"l" + position.encode()
+
+
+def minutes(record_ms: int, expires_at_ms: int) -> tuple[int, int]:
+    """Return the minute of record time an entry came in, and the first in which nothing of its id meets it any more."""
+    return record_ms // EXPIRY_GRAIN_MS, -(-expires_at_ms // EXPIRY_GRAIN_MS)
+
+
+def meet(one: Stored, other: Stored) -> bool:
+    """Tell whether the later of two entries came before the earlier's horizon was over, whichever is read first."""
+    return one.came_min < other.until_min and other.came_min < one.until_min
 
 
 def rank(label: StoredLabel) -> tuple[int, int, tuple[str, int, int, int]]:

@@ -24,6 +24,9 @@ REBUILD = "stop every ingest and run `driftloop replay --rebuild-join`. Until th
 # they were before: what they are now follows from that, so the caller need not be sent it. Many
 # records travel as one argument and as one answer, since clients are slow at long lists.
 #
+# A record is kept for some time beyond its horizon, and beyond the last write to it, by the store's own clock: which of
+# its entries have met is told from the minutes they came in, so what expires early or late is memory and nothing else.
+#
 # A caller that takes the store for whole is refused by a bucket without its mark: what it appended to a store that
 # was emptied a moment ago would be found there by those who know of it.
 APPEND = f"""
@@ -73,8 +76,10 @@ for i, old in ipairs(before) do
   answer[#answer + 1] = struct.pack('>I4', old and #old or 0)
   answer[#answer + 1] = old or ''
 end
+local now_ms = redis.call('TIME')[1] * 1000
 for expiry, group in pairs(writes) do
-  redis.call('HSETEX', KEYS[1], 'PXAT', expiry, 'FIELDS', #group / 2, unpack(group))
+  local until_ms = string.format('%.0f', math.max(tonumber(expiry), now_ms) + ARGV[3])
+  redis.call('HSETEX', KEYS[1], 'PXAT', until_ms, 'FIELDS', #group / 2, unpack(group))
 end
 return table.concat(answer)
 """
@@ -100,12 +105,14 @@ class RedisRecords:
     client : the connection; answers must come as bytes (`decode_responses=False`).
     keys : the namespace's keys.
     wait_aof : whether `barrier` waits until the append-only file is on disk.
+    hold_ms : how long a record is kept beyond its horizon.
     """
 
-    def __init__(self, client: redis.Redis | RedisCluster, keys: Keys, *, wait_aof: bool) -> None:
+    def __init__(self, client: redis.Redis | RedisCluster, keys: Keys, *, wait_aof: bool, hold_ms: int) -> None:
         self._client = client
         self._keys = keys
         self._wait_aof = wait_aof
+        self._hold_ms = hold_ms
         self._scripts: dict[str, str] = {}
         self._run_ids: dict[str, str] = {}
         self._touched: dict[str, int] = {}
@@ -211,7 +218,7 @@ class RedisRecords:
             if name not in pipelines:
                 pipelines[name] = (shards[name].pipeline(transaction=False), [])
             pipeline, sent = pipelines[name]
-            pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob, int(whole))
+            pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob, int(whole), self._hold_ms)
             sent.append(number)
         answers = [b""] * len(calls)
         for pipeline, sent in pipelines.values():

@@ -16,7 +16,15 @@ from streamer.columns import IntArray
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.fold import is_sampled
 from streamer.join_bulk import Entries, Given
-from streamer.join_records import EntryKind, encode_entry, features_key, label_key, position_of, prediction_key
+from streamer.join_records import (
+    EXPIRY_GRAIN_MS,
+    EntryKind,
+    encode_entry,
+    features_key,
+    label_key,
+    position_of,
+    prediction_key,
+)
 from streamer.labels import Contribution, FeaturesEntry, LabelEntry, PredictionEntry
 from streamer.rows import Located, Rows
 
@@ -86,6 +94,7 @@ def prediction_entry(model: Model, located: Located, row: int) -> PredictionEntr
         ),
         rollout_id=event.rollout_id,
         bucket=-1 if event.bucket is None else event.bucket,
+        record_ms=located.record_times_ms[row],
         expires_at_ms=located.record_times_ms[row] + labels.horizon,
     )
 
@@ -102,6 +111,7 @@ def label_entry(model: Model, located: Located, row: int) -> LabelEntry:
         revision=event.revision,
         label=canonical(event.label),
         deleted=event.deleted,
+        record_ms=located.record_times_ms[row],
         expires_at_ms=located.record_times_ms[row] + model.config.labels.horizon,
     )
 
@@ -126,6 +136,7 @@ def features_entry(model: Model, located: Located, row: int) -> FeaturesEntry | 
         position=position(located, row),
         ts=event.ts,
         slices=slices,
+        record_ms=located.record_times_ms[row],
         expires_at_ms=located.record_times_ms[row] + model.config.labels.horizon,
     )
 
@@ -147,7 +158,7 @@ def given_predictions(rows: Rows, *, buckets: int) -> Given:
     versions, origins = rows.versions, rows.origins
     # In the order of `StoredPrediction`; a tuple is written as the struct is, and sooner made.
     stored = zip(
-        rows.places.positions(),
+        *_placed(rows),
         versions.tolist(),
         origins.tolist(),
         rows.times_ms.tolist(),
@@ -185,29 +196,40 @@ def given_features(rows: Rows, *, buckets: int) -> Given | None:
     if not chosen:
         return None
     rows = rows.take(chosen)
-    positions = rows.places.positions()
+    positions, *minutes = _placed(rows)
     # In the order of `StoredFeatures`.
-    stored = zip(positions, rows.times_ms.tolist(), [slices[row] for row in chosen], strict=True)
+    stored = zip(positions, *minutes, rows.times_ms.tolist(), [slices[row] for row in chosen], strict=True)
     return _given("features", rows, stored, list(map(features_key, positions)), np.arange(len(rows)), buckets=buckets)
 
 
 def given_labels(rows: Rows, *, buckets: int) -> Given:
     """Return what the join keeps of many labels: `label_entry`, row for row."""
-    positions = rows.places.positions()
+    positions, *minutes = _placed(rows)
     # In the order of `StoredLabel`.
     columns = (rows.revisions, rows.times_ms.tolist(), _canonical_column(rows.labels), rows.deleted)
     keys = list(map(label_key, positions))
-    stored = zip(positions, *columns, strict=True)
+    stored = zip(positions, *minutes, *columns, strict=True)
     return _given("label", rows, stored, keys, np.arange(len(keys)), buckets=buckets)
 
 
 def _given(
     kind: EntryKind, rows: Rows, stored: Iterable[Any], keys: list[bytes], key_of: IntArray, *, buckets: int
 ) -> Given:
-    expires = rows.places.record_times_ms + rows.models.horizons_ms[rows.model_of]
+    expires = _expires_ms(rows)
     bodies = list(map(encode_entry, stored))
     entries = Entries(kind, rows.prediction_ids, bodies, keys, key_of, expires)
     return Given.of(rows.models.owners, rows.model_of, entries, buckets=buckets)
+
+
+def _placed(rows: Rows) -> tuple[list[str], list[int], list[int]]:
+    """Return where each row stands in the log, the minute it came in, and the one until which it waits."""
+    came = rows.places.record_times_ms // EXPIRY_GRAIN_MS
+    return rows.places.positions(), came.tolist(), (-(-_expires_ms(rows) // EXPIRY_GRAIN_MS)).tolist()
+
+
+def _expires_ms(rows: Rows) -> IntArray:
+    expires: IntArray = rows.places.record_times_ms + rows.models.horizons_ms[rows.model_of]
+    return expires
 
 
 def _canonical_column(values: Sequence[Any]) -> Sequence[Any]:

@@ -24,6 +24,8 @@ from streamer.join_records import (
     expires_at_ms,
     grow,
     keyed,
+    meet,
+    minutes,
     pack,
     position_of,
     sole_label,
@@ -60,7 +62,8 @@ class PredictionEntry(msgspec.Struct, array_like=True):
 
     `position` is its place in the log (`position_of`), `prediction` canonical text, `score` nan where there
     is none, `scores` the multiclass probabilities by canonical class, `slices` "feature=value" texts,
-    `bucket` the routing bucket (-1: none), `expires_at_ms` the epoch ms from which no label is waited for.
+    `bucket` the routing bucket (-1: none), `record_ms` when the log took it, in epoch ms, and `expires_at_ms` from
+    which record time on no label is waited for.
     """
 
     model: str
@@ -75,6 +78,7 @@ class PredictionEntry(msgspec.Struct, array_like=True):
     slices: list[str]
     rollout_id: str | None
     bucket: int
+    record_ms: int
     expires_at_ms: int
     scores: dict[str, float] | None = None
 
@@ -90,6 +94,7 @@ class LabelEntry(msgspec.Struct, array_like=True):
     revision: int
     label: str
     deleted: bool
+    record_ms: int
     expires_at_ms: int
 
 
@@ -102,6 +107,7 @@ class FeaturesEntry(msgspec.Struct, array_like=True):
     position: str
     ts: int
     slices: list[str]
+    record_ms: int
     expires_at_ms: int
 
 
@@ -110,12 +116,13 @@ Entry = PredictionEntry | FeaturesEntry | LabelEntry
 
 def stored_entry(entry: Entry) -> Stored:
     """Return what a record holds of an entry."""
+    place = entry.position, *minutes(entry.record_ms, entry.expires_at_ms)
     if isinstance(entry, LabelEntry):
-        return StoredLabel(entry.position, entry.revision, entry.ts, entry.label, entry.deleted)
+        return StoredLabel(*place, entry.revision, entry.ts, entry.label, entry.deleted)
     if isinstance(entry, FeaturesEntry):
-        return StoredFeatures(entry.position, entry.ts, entry.slices)
+        return StoredFeatures(*place, entry.ts, entry.slices)
     return StoredPrediction(
-        entry.position,
+        *place,
         entry.version,
         entry.origin,
         entry.event_time_ms,
@@ -148,10 +155,13 @@ class JoinStore:
     client : Redis or Valkey with append-only file and `noeviction`; a cluster's client does too.
     buckets : how many hashes the records are spread over; fixed for a namespace.
     wait_aof : whether `barrier` waits for the disk. Without it a store's crash may lose its last second.
+    hold_ms : how long a record is kept beyond its horizon: what is read late is joined as if it had been read in time.
     """
 
-    def __init__(self, client: redis.Redis | RedisCluster, keys: Keys, *, buckets: int, wait_aof: bool) -> None:
-        self._records = RedisRecords(client, keys, wait_aof=wait_aof)
+    def __init__(
+        self, client: redis.Redis | RedisCluster, keys: Keys, *, buckets: int, wait_aof: bool, hold_ms: int
+    ) -> None:
+        self._records = RedisRecords(client, keys, wait_aof=wait_aof, hold_ms=hold_ms)
         self._buckets = buckets
         self._whole = False
 
@@ -355,9 +365,13 @@ def _add_many(
             continue
         elif kind != "prediction" and (prediction := sole_prediction(before)) is not None:
             # Nothing but the prediction was known: its first label is the effective one, and it is in its own slices.
-            if kind == "label" and not (label := sole_label(record)).deleted:
-                owner = given.owner(row)
-                result.contributions.append(labelled_row(owner, prediction, prediction.slices, label.label, 1, 1))
+            if kind == "label":
+                label = sole_label(record)
+                if not meet(prediction, label):
+                    result.parked += 1
+                elif not label.deleted:
+                    owner = given.owner(row)
+                    result.contributions.append(labelled_row(owner, prediction, prediction.slices, label.label, 1, 1))
             continue
         entry = unpack(record)
         if before is not None:

@@ -119,10 +119,11 @@ class WorkerSettings(Section):
 
 
 class LabelStoreSettings(Section):
-    """The label-join store: its buckets are fixed for a namespace."""
+    """The label-join store: its buckets are fixed for a namespace, and it keeps records `hold` beyond their horizon."""
 
     join_buckets: int = Field(64, ge=1, le=4096)
     wait_aof: bool = True
+    hold: Duration = Duration.parse("6h")
 
 
 class DeadLetterSettings(Section):

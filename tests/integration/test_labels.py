@@ -21,7 +21,7 @@ from streamer.join_records import StoredFeatures as Features
 from streamer.join_records import StoredLabel as Label
 from streamer.join_records import StoredPrediction as Prediction
 from streamer.join_script import RedisRecords
-from streamer.labels import JoinStore, LabelEntry, PredictionEntry, StoreEmptied, StoreRestarted
+from streamer.labels import JoinStore, LabelEntry, PredictionEntry, StoreEmptied, StoreRestarted, record_field
 from streamer.local.ports import Ports
 from streamer.state import Keys
 from tests.streamer.stores import MemoryRecords
@@ -75,14 +75,14 @@ def in_an_hour() -> int:
 
 def prediction(offset: int, id_: str = "p", **changes: Any) -> PredictionEntry:
     place = position_of("predictions", 0, offset)
-    entry = PredictionEntry("m", 1, id_, "v1", "live", place, 1_000, "1", 0.5, ["a=1"], None, -1, in_an_hour())
+    entry = PredictionEntry("m", 1, id_, "v1", "live", place, 1_000, "1", 0.5, ["a=1"], None, -1, 0, in_an_hour())
     for name, value in changes.items():
         setattr(entry, name, value)
     return entry
 
 
 def label(offset: int, id_: str = "p", *, revision: int = 0, truth: str = "1") -> LabelEntry:
-    return LabelEntry("m", 1, id_, position_of("labels-topic", 0, offset), 5, revision, truth, False, in_an_hour())
+    return LabelEntry("m", 1, id_, position_of("labels-topic", 0, offset), 5, revision, truth, False, 0, in_an_hour())
 
 
 def random_payload(random: Random) -> bytes:
@@ -93,14 +93,14 @@ def random_payload(random: Random) -> bytes:
         place = f"topic:{random.randrange(3)}:{random.randrange(60)}:0"
         chance = random.random()
         if chance < 0.2:
-            entries.append(Features(place, 7, [text]))
+            entries.append(Features(place, 0, 9, 7, [text]))
         elif chance < 0.5:
             version = random.choice(["v1", "v2", "_"])
             entries.append(
-                Prediction(place, version, "live", 7, text, math.pi, None, [text], None, random.randrange(9))
+                Prediction(place, 0, 9, version, "live", 7, text, math.pi, None, [text], None, random.randrange(9))
             )
         else:
-            entries.append(Label(place, random.randrange(-3, 3), 2**40, text, random.random() < 0.5))
+            entries.append(Label(place, 0, 9, random.randrange(-3, 3), 2**40, text, random.random() < 0.5))
     given: list[Any] = []
     grow(given, map(keyed, entries))
     return pack(in_an_hour() + random.randrange(10) * 60_000, given)
@@ -109,7 +109,7 @@ def random_payload(random: Random) -> bytes:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_script_does_what_the_double_does(server: Server, seed: int) -> None:
     random = Random(seed)
-    real, double = RedisRecords(server.client(), KEYS, wait_aof=False), MemoryRecords()
+    real, double = RedisRecords(server.client(), KEYS, wait_aof=False, hold_ms=0), MemoryRecords()
     real.begin()
     fields = [bytes([n]) * 16 for n in range(12)]
     for _ in range(150):
@@ -125,7 +125,7 @@ def test_the_script_does_what_the_double_does(server: Server, seed: int) -> None
 
 
 def test_a_batch_larger_than_one_call_is_joined_whole(server: Server) -> None:
-    store = JoinStore(server.client(), KEYS, buckets=2, wait_aof=True)
+    store = JoinStore(server.client(), KEYS, buckets=2, wait_aof=True, hold_ms=0)
     store.begin()
     predictions = [prediction(n, f"p{n}") for n in range(9_000)]
     assert store.join(predictions).counted == [True] * 9_000
@@ -135,27 +135,27 @@ def test_a_batch_larger_than_one_call_is_joined_whole(server: Server) -> None:
 
 
 def test_what_the_barrier_has_passed_survives_a_kill(server: Server) -> None:
-    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True, hold_ms=0)
     store.begin()
     store.join([prediction(n, f"p{n}") for n in range(100)])
     store.barrier()
     server.kill()
     server.start()
-    again = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    again = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True, hold_ms=0)
     again.begin()
     joined = again.join([label(n, f"p{n}") for n in range(100)])
     assert len(joined.contributions) == 100
 
 
 def test_a_restart_inside_a_batch_is_noticed_at_the_next_join_and_at_the_barrier(server: Server) -> None:
-    first = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
-    second = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    first = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True, hold_ms=0)
+    second = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True, hold_ms=0)
     for store in (first, second):
         store.begin()
         store.join([prediction(0)])
     server.kill()
     server.start()
-    fresh = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    fresh = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True, hold_ms=0)
     fresh.begin()
     fresh.join([prediction(0)])
     with pytest.raises(StoreRestarted, match="read the batch again"):
@@ -166,7 +166,7 @@ def test_a_restart_inside_a_batch_is_noticed_at_the_next_join_and_at_the_barrier
 
 
 def test_scripts_that_were_flushed_are_loaded_again(server: Server) -> None:
-    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True, hold_ms=0)
     store.begin()
     store.join([prediction(0)])
     server.client().script_flush()
@@ -177,7 +177,7 @@ def test_scripts_that_were_flushed_are_loaded_again(server: Server) -> None:
 def test_without_an_append_only_file_the_barrier_fails_loudly(tmp_path: Path) -> None:
     server = Server(tmp_path, "--appendonly", "no")
     try:
-        store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True)
+        store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=True, hold_ms=0)
         store.begin()
         store.join([prediction(0)])
         with pytest.raises(redis.ResponseError, match="appendonly"):
@@ -186,16 +186,28 @@ def test_without_an_append_only_file_the_barrier_fails_loudly(tmp_path: Path) ->
         server.kill()
 
 
-def test_a_record_is_gone_after_its_label_horizon(server: Server) -> None:
-    store = JoinStore(server.client(), KEYS, buckets=1, wait_aof=False)
+def test_a_record_is_gone_once_it_has_been_held_beyond_its_horizon(server: Server) -> None:
+    store = JoinStore(server.client(), KEYS, buckets=1, wait_aof=False, hold_ms=50)
     store.begin()
     past = int(time.time() * 1000) - 3_600_000
     assert store.join([prediction(0, expires_at_ms=past), prediction(1, "q")]).counted == [True, True]
+    while server.client().hlen(KEYS.join(0)) > 1:
+        time.sleep(0.01)
     assert store.join([label(0), label(1, "q")]).parked == 1
 
 
+def test_a_record_whose_horizon_is_over_is_held_for_those_who_read_late(server: Server) -> None:
+    store = JoinStore(server.client(), KEYS, buckets=1, wait_aof=False, hold_ms=60_000)
+    store.begin()
+    past = int(time.time() * 1000) - 3_600_000
+    store.join([prediction(0, expires_at_ms=past)])
+    assert len(store.join([label(0)]).contributions) == 1
+    (left_ms,) = server.client().execute_command("HPTTL", KEYS.join(0), "FIELDS", 1, record_field(label(0)))
+    assert 3_600_000 < left_ms <= 3_720_000
+
+
 def test_a_store_that_was_emptied_refuses_those_who_have_not_noticed(server: Server) -> None:
-    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=False)
+    store = JoinStore(server.client(), KEYS, buckets=4, wait_aof=False, hold_ms=0)
     assert store.is_whole(new=True)
     store.begin()
     store.join([prediction(0)])
@@ -218,7 +230,7 @@ def test_a_cluster_joins_as_one_server_does(tmp_path: Path) -> None:
     try:
         server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         wait_until_whole(server)
-        store = JoinStore(RedisCluster(host="127.0.0.1", port=server.port), KEYS, buckets=16, wait_aof=True)
+        store = JoinStore(RedisCluster(host="127.0.0.1", port=server.port), KEYS, buckets=16, wait_aof=True, hold_ms=0)
         store.begin()
         store.join([prediction(n, f"p{n}") for n in range(200)])
         assert len(store.join([label(n, f"p{n}") for n in range(200)]).contributions) == 200

@@ -27,6 +27,8 @@ from streamer.state import Keys
 from tests.streamer.stores import MemoryClient, MemoryServer
 
 T0 = 1_700_000_000_000
+MINUTE_MS = 60_000
+HORIZON_MS = 10 * MINUTE_MS
 # Of the log's partitions, the first hold predictions, the next labels and the others feature logs.
 LABELS_FROM, FEATURES_FROM, PARTITIONS = 2, 4, 6
 
@@ -40,6 +42,7 @@ def prediction(
     said: str = "1",
     partition: int = 0,
     scores: dict[str, float] | None = None,
+    minute: int = 0,
 ) -> PredictionEntry:
     return PredictionEntry(
         model="m",
@@ -54,7 +57,7 @@ def prediction(
         slices=own_slices(version),
         rollout_id=None,
         bucket=7,
-        expires_at_ms=T0,
+        **came(minute),
         scores=scores,
     )
 
@@ -68,6 +71,7 @@ def label(
     ts: int = 0,
     deleted: bool = False,
     partition: int = 0,
+    minute: int = 0,
 ) -> LabelEntry:
     return LabelEntry(
         model="m",
@@ -78,8 +82,14 @@ def label(
         revision=revision,
         label=truth,
         deleted=deleted,
-        expires_at_ms=T0,
+        **came(minute),
     )
+
+
+def came(minute: int) -> dict[str, int]:
+    """Return when an entry came, in minutes of the log since it began, and until when it waits."""
+    record_ms = T0 + minute * MINUTE_MS
+    return {"record_ms": record_ms, "expires_at_ms": record_ms + HORIZON_MS}
 
 
 def own_slices(version: str) -> list[str]:
@@ -87,7 +97,9 @@ def own_slices(version: str) -> list[str]:
     return [] if version == "v2" else ["a=1"]
 
 
-def features(offset: int, slices: Sequence[str], *, id_: str = "p", ts: int = 0, partition: int = 0) -> FeaturesEntry:
+def features(
+    offset: int, slices: Sequence[str], *, id_: str = "p", ts: int = 0, partition: int = 0, minute: int = 0
+) -> FeaturesEntry:
     return FeaturesEntry(
         model="m",
         model_epoch=1,
@@ -95,13 +107,13 @@ def features(offset: int, slices: Sequence[str], *, id_: str = "p", ts: int = 0,
         position=position_of("features-topic", partition, offset),
         ts=ts,
         slices=list(slices),
-        expires_at_ms=T0,
+        **came(minute),
     )
 
 
 def store(server: MemoryServer | None = None, *, buckets: int = 2) -> JoinStore:
     client = cast("redis.Redis", MemoryClient(server or MemoryServer()))
-    return JoinStore(client, Keys("t"), buckets=buckets, wait_aof=True)
+    return JoinStore(client, Keys("t"), buckets=buckets, wait_aof=True, hold_ms=0)
 
 
 # An id, version and origin, what the prediction said, the label, and its slices.
@@ -117,14 +129,17 @@ class World:
     log: list[list[Entry]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])
     committed: list[int] = field(default_factory=lambda: [0] * PARTITIONS)
     said: dict[tuple[str, str, str], tuple[int, str]] = field(default_factory=dict)
+    first: dict[tuple[str, str, str], PredictionEntry] = field(default_factory=dict)
     sums: Counter[Counted] = field(default_factory=Counter)
     labelled: int = 0
     begun: bool = False
+    minute: int = 0
     counted: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def publish(self, n_messages: int) -> None:
         """Write predictions of a few ids with their copies; labels and logs early, late, doubled, misplaced."""
         for _ in range(n_messages):
+            self.minute += self.random.choice([0, 0, 0, 0, 1, 4, 12])
             id_ = f"p{self.random.randrange(4)}"
             part = self.random.randrange(2)
             chance = self.random.random()
@@ -139,45 +154,52 @@ class World:
                 truth, deleted = self.random.choice("01"), self.random.random() < 0.2
                 revision, ts = self.random.randrange(3), self.random.randrange(3)
                 log = self.log[2 + part]
-                log.append(label(len(log), truth, id_=id_, revision=revision, ts=ts, deleted=deleted, partition=part))
+                log.append(self.label(part, id_, truth, revision=revision, ts=ts, deleted=deleted))
+
+    def label(self, part: int, id_: str, truth: str, *, revision: int, ts: int, deleted: bool) -> LabelEntry:
+        """Return a label that comes now."""
+        offset = len(self.log[LABELS_FROM + part])
+        said = {"revision": revision, "ts": ts, "deleted": deleted, "partition": part, "minute": self.minute}
+        return label(offset, truth, id_=id_, **said)
 
     def log_features(self, id_: str, part: int, slices: Sequence[str], ts: int) -> None:
         """Write a feature log; of two slices of one feature it says the last."""
         said = {key[0]: key for key in slices}
         log = self.log[FEATURES_FROM + part]
-        log.append(features(len(log), list(said.values()), id_=id_, ts=ts, partition=part))
+        log.append(features(len(log), list(said.values()), id_=id_, ts=ts, partition=part, minute=self.minute))
 
     def publish_prediction(self, identity: tuple[str, str, str], part: int) -> None:
         self.say(identity, part, self.random.choice("01"), otherwise=self.random.random() < 0.5)
 
     def say(self, identity: tuple[str, str, str], part: int, said: str, *, otherwise: bool) -> None:
-        """A copy elsewhere says the same; one in the same partition may say something else, and does not count."""
+        """A copy elsewhere says the same, at the same time; one in its partition may say anything: neither counts."""
         id_, version, origin = identity
         home, said = self.said.setdefault(identity, (part, said))
+        if identity in self.first and self.first[identity].record_ms != came(self.minute)["record_ms"]:
+            part = home
         repeated = any((e.prediction_id, e.version, e.origin) == identity for e in self.predictions(home))
         if part == home and repeated and otherwise:
             said = "another"
         log = self.log[part]
-        log.append(prediction(len(log), id_=id_, version=version, origin=origin, said=said, partition=part))
+        told = {"said": said, "partition": part, "minute": self.minute}
+        log.append(prediction(len(log), id_=id_, version=version, origin=origin, **told))
+        self.first.setdefault(identity, cast("PredictionEntry", log[-1]))
 
     def predictions(self, part: int) -> list[PredictionEntry]:
         return [entry for entry in self.log[part] if isinstance(entry, PredictionEntry)]
 
-    def labels(self, id_: str) -> list[LabelEntry]:
-        return [e for part in self.log[2:] for e in part if isinstance(e, LabelEntry) and e.prediction_id == id_]
-
-    def slices(self, id_: str, version: str) -> tuple[str, ...]:
-        """Say from the whole log which slices a prediction is in: its own, else what was logged last of a feature."""
-        said: dict[str, tuple[tuple[int, object], str]] = {}
-        logs = [e for part in self.log[FEATURES_FROM:] for e in part if e.prediction_id == id_]
-        for entry in logs:
-            assert isinstance(entry, FeaturesEntry)
-            for key in entry.slices:
-                rank = entry.ts, position_order(entry.position)
-                said[key[0]] = max(said.get(key[0], (rank, key)), (rank, key))
-        own = own_slices(version)
-        carried = {key[0] for key in own}
-        return (*own, *sorted(key for name, (_rank, key) in said.items() if name not in carried))
+    def known(self, id_: str) -> list[list[Entry]]:
+        """Part what is known of an id, first predictions alone, where the log passed the horizon of all before."""
+        entries: list[Entry] = [entry for key, entry in self.first.items() if key[0] == id_]
+        entries += [entry for part in self.log[LABELS_FROM:] for entry in part if entry.prediction_id == id_]
+        parts: list[list[Entry]] = []
+        until_ms = 0
+        for entry in sorted(entries, key=lambda entry: entry.record_ms):
+            if entry.record_ms >= until_ms:
+                parts.append([])
+            parts[-1].append(entry)
+            until_ms = -(-entry.expires_at_ms // MINUTE_MS) * MINUTE_MS
+        return parts
 
     def run(self) -> None:
         """Let two workers read to the end, each its own half, dying and losing the store on the way."""
@@ -197,12 +219,31 @@ class World:
     def truth(self) -> Counter[Counted]:
         """Say from the whole log what the sums must be: the offline join."""
         sums: Counter[Counted] = Counter()
-        for (id_, version, origin), (_home, said) in self.said.items():
-            known = self.labels(id_)
-            effective = max(known, key=lambda e: (e.revision, e.ts, position_order(e.position)), default=None)
-            if effective is not None and not effective.deleted:
-                sums[id_, version, origin, said, effective.label, self.slices(id_, version)] += 1
+        for id_ in {id_ for id_, _version, _origin in self.said}:
+            for together in self.known(id_):
+                labels = [entry for entry in together if isinstance(entry, LabelEntry)]
+                effective = max(labels, key=lambda e: (e.revision, e.ts, position_order(e.position)), default=None)
+                if effective is None or effective.deleted:
+                    continue
+                logs = [entry for entry in together if isinstance(entry, FeaturesEntry)]
+                for entry in together:
+                    if isinstance(entry, PredictionEntry):
+                        said = self.said[id_, entry.version, entry.origin][1]
+                        sliced = sliced_by(logs, entry.version)
+                        sums[id_, entry.version, entry.origin, said, effective.label, sliced] += 1
         return sums
+
+
+def sliced_by(logs: Sequence[FeaturesEntry], version: str) -> tuple[str, ...]:
+    """Return the slices of a version's prediction: its own, else what was logged last of a feature."""
+    said: dict[str, tuple[tuple[int, object], str]] = {}
+    for entry in logs:
+        for key in entry.slices:
+            rank = entry.ts, position_order(entry.position)
+            said[key[0]] = max(said.get(key[0], (rank, key)), (rank, key))
+    own = own_slices(version)
+    carried = {key[0] for key in own}
+    return (*own, *sorted(key for name, (_rank, key) in said.items() if name not in carried))
 
 
 @dataclass

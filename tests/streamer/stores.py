@@ -180,7 +180,7 @@ class MemoryClient:
         self.server.on_disk = max(self.server.on_disk, min(self.written_up_to, len(self.server.log)))
         return [1, 0]
 
-    def _append(self, script: str, _keys: int, key: str, blob: bytes, whole: int) -> bytes:
+    def _append(self, script: str, _keys: int, key: str, blob: bytes, whole: int, _hold_ms: int) -> bytes:
         if script not in self.server.scripts:
             raise NoScriptError
         if whole and (key, WHOLE_FIELD.encode()) not in self.server.hashes:

@@ -24,7 +24,7 @@ class Feed:
     """An ingest stage with a store in memory, fed batches by hand."""
 
     def __init__(self, **sections: Any) -> None:
-        self.store = JoinStore(None, Keys(), buckets=4, wait_aof=False)  # type: ignore[arg-type]
+        self.store = JoinStore(None, Keys(), buckets=4, wait_aof=False, hold_ms=0)  # type: ignore[arg-type]
         self.store._records = MemoryRecords()  # type: ignore[assignment]
         self.catalog = catalog_of(config(**sections))
         self.start()

@@ -19,7 +19,7 @@ from tests.streamer.join_world import (
     PredictionEntry,
     Worker,
     World,
-    label,
+    came,
     store,
 )
 
@@ -67,7 +67,7 @@ class Join(RuleBasedStateMachine):
     )
     def label(self, id_: str, part: int, truth: str, revision: int, ts: int, deleted: bool) -> None:
         log = self.world.log[LABELS_FROM + part]
-        log.append(label(len(log), truth, id_=id_, revision=revision, ts=ts, deleted=deleted, partition=part))
+        log.append(self.world.label(part, id_, truth, revision=revision, ts=ts, deleted=deleted))
 
     @rule(
         id_=IDS,
@@ -85,6 +85,11 @@ class Join(RuleBasedStateMachine):
             self._do(worker, lambda part=part, count=count: worker.read_from(part, count))
         if commit:
             self._do(worker, worker.commit)
+
+    @precondition(lambda self: not self.lost)
+    @rule(minutes=st.sampled_from([1, 4, 12]))
+    def pass_time(self, minutes: int) -> None:
+        self.world.minute += minutes
 
     @rule(which=WORKERS)
     def die(self, which: int) -> None:
@@ -121,7 +126,8 @@ class Join(RuleBasedStateMachine):
                 fate = gap.fate(entry, of_gap=of_gap)
                 if fate == "append again":
                     log = self.world.log[part]
-                    log.append(msgspec.structs.replace(entry, position=f"labels-t:{part - LABELS_FROM}:{len(log)}:0"))
+                    place = {"position": f"labels-t:{part - LABELS_FROM}:{len(log)}:0", **came(self.world.minute)}
+                    log.append(msgspec.structs.replace(entry, **place))
                 elif fate == "install":
                     joining.begin()
                     joining.join([entry])

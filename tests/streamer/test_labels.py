@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from random import Random
 from typing import cast
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -85,6 +86,40 @@ def test_a_prediction_read_again_from_its_own_place_counts_as_it_did() -> None:
     joining = store()
     for _ in range(3):
         assert joining.join([prediction(0)]).counted == [True]
+
+
+@pytest.mark.parametrize(("predicted", "labelled"), [(0, 11), (3, 14), (11, 0), (30, 0)])
+@pytest.mark.parametrize("label_first", [False, True])
+def test_a_label_after_the_horizon_waits_whichever_is_read_first(
+    predicted: int, labelled: int, label_first: bool
+) -> None:
+    entries: list[Entry] = [prediction(0, minute=predicted), label(0, minute=labelled)]
+    joining = store()
+    found = [joining.join([entry]) for entry in (entries[::-1] if label_first else entries)]
+    assert [each.contributions for each in found] == [[], []]
+    assert sum(each.parked for each in found) == 1
+    assert found[label_first].counted == [True]
+    assert store().join(entries).contributions == []
+
+
+@pytest.mark.parametrize(("predicted", "labelled"), [(0, 10), (10, 0), (3, 12)])
+@pytest.mark.parametrize("label_first", [False, True])
+def test_a_label_within_the_horizon_counts_whichever_is_read_first(
+    predicted: int, labelled: int, label_first: bool
+) -> None:
+    entries: list[Entry] = [prediction(0, minute=predicted), label(0, minute=labelled)]
+    joining = store()
+    first, second = (joining.join([entry]).contributions for entry in (entries[::-1] if label_first else entries))
+    assert (first, rows(second)) == ([], [("v1", "1", 1, 1)])
+
+
+def test_what_comes_between_two_that_are_too_far_apart_brings_them_together() -> None:
+    joining = store()
+    assert joining.join([prediction(0), label(0, "1", minute=12)]).parked == 1
+    between = joining.join([label(1, "0", revision=-1, minute=8)])
+    assert rows(between.contributions) == [("v1", "1", 1, 1)]
+    assert (between.parked, between.duplicates) == (0, 0)
+    assert joining.join([label(1, "0", revision=-1, minute=8)]).contributions == between.contributions
 
 
 def test_a_repeated_label_contributes_nothing() -> None:
@@ -216,7 +251,7 @@ def test_a_full_record_drops_labels_and_says_so_but_still_takes_its_prediction()
 
 
 def test_a_batch_without_entries_asks_nothing_of_the_store() -> None:
-    assert JoinStore(cast("redis.Redis", None), Keys("t"), buckets=1, wait_aof=True).join([]).counted == []
+    assert JoinStore(cast("redis.Redis", None), Keys("t"), buckets=1, wait_aof=True, hold_ms=0).join([]).counted == []
 
 
 def test_a_store_that_restarted_inside_the_batch_is_noticed() -> None:
@@ -282,11 +317,20 @@ def test_a_script_that_was_flushed_is_loaded_again() -> None:
     joining.barrier()
 
 
+MINUTES = {"came_min": st.sampled_from([0, 5, 12, 24]), "until_min": st.just(0)}
+
+
+def waiting(entry: Stored) -> Stored:
+    """Return the entry with its horizon: ten minutes."""
+    return msgspec.structs.replace(entry, until_min=entry.came_min + 10)
+
+
 entries = st.lists(
     st.one_of(
         st.builds(
             StoredLabel,
             position=st.integers(0, 30).map(lambda offset: f"labels:0:{offset}:0"),
+            **MINUTES,
             revision=st.integers(0, 2),
             ts=st.integers(0, 2),
             label=st.sampled_from(["0", "1"]),
@@ -295,6 +339,7 @@ entries = st.lists(
         st.builds(
             StoredPrediction,
             position=st.integers(0, 30).map(lambda offset: f"predictions:0:{offset}:0"),
+            **MINUTES,
             version=st.sampled_from(["v1", "v2"]),
             origin=st.sampled_from(["live", "shadow"]),
             event_time_ms=st.just(T0),
@@ -308,10 +353,11 @@ entries = st.lists(
         st.builds(
             StoredFeatures,
             position=st.integers(0, 30).map(lambda offset: f"features:0:{offset}:0"),
+            **MINUTES,
             ts=st.integers(0, 2),
             slices=st.lists(st.sampled_from(["a=1", "a=2", "b=1"]), max_size=2),
         ),
-    ),
+    ).map(waiting),
     max_size=12,
     unique_by=(lambda entry: keyed(entry)[0], lambda entry: entry.position),
 )

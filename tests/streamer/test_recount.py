@@ -228,7 +228,7 @@ def random_log(random: Random, task: str, mode: str) -> Log:
 
 def ingested(catalog: Catalog, log: Log, random: Random) -> PaneCounts:
     """Feed a log to ingest in batches of any size, and add up what it sends."""
-    store = JoinStore(None, Keys(), buckets=4, wait_aof=False)  # type: ignore[arg-type]
+    store = JoinStore(None, Keys(), buckets=4, wait_aof=False, hold_ms=0)  # type: ignore[arg-type]
     store._records = MemoryRecords()  # type: ignore[assignment]
     names = {f"{kind}.v1": kind for kind in KINDS}
     counts = dict.fromkeys(names, 2)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json as json_module
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import msgspec
@@ -19,7 +22,8 @@ from streamer.local.stack import Stack
 from streamer.settings import Settings
 from streamer.telemetry import configure_logging
 from tests.chaos.report import render
-from tests.chaos.schedule import STORM, STORM_WITHOUT_STORE
+from tests.chaos.schedule import OF_CLOCKS, STORM, STORM_WITHOUT_STORE, Fault
+from tests.chaos.server_clocks import can_be_wrong, to_be_set
 from tests.chaos.storm import SPLIT, WHOLE, Options, Outcome, run
 from tests.chaos.verdict import NotSettledError
 
@@ -51,8 +55,11 @@ def main(
     else:
         # The outage is mostly waiting: it is done beside the storms, on servers of its own.
         plans = [[storm_of(each) for each in SEEDS], [away]]
+    lying = can_be_wrong()
+    if not lying:
+        console.print("no C compiler, or no Linux: the clocks of broker and Valkey stay right")
     try:
-        with ThreadPoolExecutor(len(plans)) as pool:
+        with _lying(lying), ThreadPoolExecutor(len(plans)) as pool:
             found = list(pool.map(lambda plan: _runs(plan, _sayer(console)), plans))
     except NotSettledError as error:
         console.print(str(error), style="red")
@@ -70,8 +77,19 @@ def main(
 def storm_of(seed: int) -> Options:
     """Return the storm of a seed: odd ones strike ingest and evaluate apart, even ones workers with wrong clocks."""
     if seed % 2:
-        return Options(name=f"seed {seed}", seed=seed, roles=SPLIT, faults=STORM)
-    return Options(name=f"seed {seed}", seed=seed, roles=WHOLE, faults=STORM_WITHOUT_STORE, clocks_s=_CLOCKS_S)
+        return Options(name=f"seed {seed}", seed=seed, roles=SPLIT, faults=_possible(STORM))
+    faults = _possible(STORM_WITHOUT_STORE)
+    return Options(name=f"seed {seed}", seed=seed, roles=WHOLE, faults=faults, clocks_s=_CLOCKS_S)
+
+
+def _possible(faults: Mapping[Fault, int]) -> dict[Fault, int]:
+    return {fault: times for fault, times in faults.items() if fault not in OF_CLOCKS or can_be_wrong()}
+
+
+@contextmanager
+def _lying(lying: bool) -> Iterator[None]:
+    with TemporaryDirectory() as directory, to_be_set(Path(directory)) if lying else nullcontext():
+        yield
 
 
 def outage_of(away_s: float) -> Options:
@@ -83,6 +101,8 @@ def outage_of(away_s: float) -> Options:
 def _runs(plan: list[Options], say: Callable[[str, str], object]) -> list[Outcome]:
     """Do some runs after each other on one broker and one Valkey."""
     outcomes = []
+    # Of a run that was cut off.
+    rmtree(_DIRECTORY / plan[0].name.replace(" ", "-") / "clocks", ignore_errors=True)
     with Stack(_DIRECTORY / plan[0].name.replace(" ", "-"), parts=frozenset({"kafka", "valkey"})) as stack:
         for options in plan:
             settings = settings_of(stack, options.name.replace(" ", "-"))

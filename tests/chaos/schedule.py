@@ -16,12 +16,16 @@ Fault = Literal[
     "worker paused past its session",
     "broker paused",
     "Valkey paused",
+    "broker's clock set ahead",
+    "Valkey's clock set wrong",
     "worker added",
     "worker removed",
     "live view emptied",
     "join store emptied",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
+# Not on every machine.
+OF_CLOCKS: frozenset[Fault] = frozenset({"broker's clock set ahead", "Valkey's clock set wrong"})
 # Of the servers, one thing at a time happens; workers are struck meanwhile.
 OF_SERVERS: frozenset[Fault] = frozenset(
     {
@@ -30,6 +34,8 @@ OF_SERVERS: frozenset[Fault] = frozenset(
         "Valkey killed, its last second lost",
         "broker paused",
         "Valkey paused",
+        "broker's clock set ahead",
+        "Valkey's clock set wrong",
         "live view emptied",
         "join store emptied",
     }
@@ -43,6 +49,8 @@ STORM: Mapping[Fault, int] = {
     "worker paused past its session": 5,
     "broker paused": 2,
     "Valkey paused": 2,
+    "broker's clock set ahead": 2,
+    "Valkey's clock set wrong": 2,
     "worker added": 2,
     "worker removed": 2,
     "live view emptied": 2,

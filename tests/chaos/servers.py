@@ -19,6 +19,7 @@ import redis
 from streamer.local.processes import Child
 from streamer.local.stack import Stack
 from streamer.settings import Settings
+from tests.chaos.server_clocks import set_ahead
 
 _FREEZES = 25
 # A crash with less than this at stake is put off a little.
@@ -26,6 +27,9 @@ _AT_STAKE_BYTES = 2_000
 # For answers that were already on their way when the server was stopped.
 _ON_THEIR_WAY_S = 0.15
 _KEY = "chaos:probe"
+# How far a clock is set at once.
+_AHEAD_MS, _BEHIND_MS = (5_000, 300_000), (1_000, 6_000)
+_AHEAD_SHARE = 0.5
 
 
 class Probe:
@@ -73,6 +77,7 @@ class Servers:
         self._settings = settings
         self._probe = probe
         self._random = random
+        self._broker_ahead_ms = self._valkey_ahead_ms = 0
 
     def kill_broker(self, away_s: float = 0.0, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Kill -9, and start it again on its data after so long; what it had not flushed is in the page cache."""
@@ -106,6 +111,26 @@ class Servers:
         process.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         process.send_signal(signal.SIGCONT)
+
+    def set_broker_ahead(self) -> float:
+        """Set the broker's clock ahead, by more each time; return by how many seconds it now is.
+
+        Not back: a log whose time runs back has its horizons in another order than it was sent in.
+        """
+        self._broker_ahead_ms += self._random.randrange(*_AHEAD_MS)
+        set_ahead(self._stack.root, "kafka", self._broker_ahead_ms)
+        return self._broker_ahead_ms / 1000
+
+    def set_valkey_wrong(self) -> float:
+        """Set Valkey's clock far ahead, or a little back; return by how many seconds it is now ahead of the right time.
+
+        Set back by more than ten seconds it would not sync its file to disk for as long, and barriers would give up.
+        """
+        ahead_ms = self._random.randrange(*_AHEAD_MS)
+        step_ms = ahead_ms if self._random.random() < _AHEAD_SHARE else -self._random.randrange(*_BEHIND_MS)
+        self._valkey_ahead_ms += step_ms
+        set_ahead(self._stack.root, "valkey", self._valkey_ahead_ms)
+        return self._valkey_ahead_ms / 1000
 
     def flush_view(self) -> None:
         """Empty the live view."""

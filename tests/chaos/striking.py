@@ -69,6 +69,10 @@ class Storm:
             self._servers.pause("kafka", blow.seconds)
         elif blow.fault == "Valkey paused":
             self._servers.pause("valkey", blow.seconds)
+        elif blow.fault == "broker's clock set ahead":
+            return f": now by {self._servers.set_broker_ahead():.0f} s"
+        elif blow.fault == "Valkey's clock set wrong":
+            return f": now {self._servers.set_valkey_wrong():+.0f} s"
         elif blow.fault == "live view emptied":
             self._servers.flush_view()
         else:

@@ -15,10 +15,12 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamer.cli.surroundings import require_kafka, stack_environment
 from streamer.deadletters import Letter, list_letters
+from streamer.kafka_access import Unreachable
 from streamer.kafka_clients import producer_config
 from streamer.references import read_models
 from streamer.settings import Settings, load_settings
 from streamer.telemetry import configure_logging
+from streamer.topic_reader import ReadError
 from streamer.topics import MAX_MESSAGE_BYTES
 from tests.chaos.faults import MODEL, Fault, mixture
 
@@ -33,6 +35,15 @@ _FLUSH_S = 60.0
 _PATIENT = {"message.timeout.ms": 900_000, "log_level": 0}
 _STEPS = 100
 _BURIED_S = 60.0
+_ANSWER_S = 5.0
+
+
+class NotTaken(Exception):  # noqa: N818 - it says what is the matter
+    """Kafka did not take what was sent; the message says how much."""
+
+
+# What says that there is no stack, or none any more.
+GONE = (KafkaException, Unreachable, ReadError, NotTaken)
 
 
 class Sent(NamedTuple):
@@ -84,11 +95,15 @@ class Garbage:
             self._send(number, self._faults[number])
         self._next = max(self._next, end)
 
+    def require_broker(self) -> None:
+        """Return when Kafka answers; KafkaException when it does not, which sending alone would wait for."""
+        self._producer.list_topics(timeout=_ANSWER_S)
+
     def flush(self) -> None:
-        """Wait until Kafka has every message; RuntimeError when it does not take one."""
+        """Wait until Kafka has every message; `NotTaken` when it does not take one."""
         left = self._producer.flush(_FLUSH_S)
         if left or self._failed:
-            raise RuntimeError(f"garbage: {left} messages not taken in {_FLUSH_S:.0f} s, refused: {self._failed[:3]}")
+            raise NotTaken(f"garbage: {left} messages not taken in {_FLUSH_S:.0f} s, refused: {self._failed[:3]}")
 
     def _send(self, number: int, fault: Fault) -> None:
         key, value = self._random.choice([b"garbage-%d" % number, b"\xff\0%d" % number, None]), fault.make(number)
@@ -152,22 +167,43 @@ def _amiss(sent: Sent, letter: Letter) -> str | None:
 def main(
     directory: Annotated[Path, typer.Option(help="Where the running stack has its state.")] = Path(".driftloop"),
     messages: Annotated[int, typer.Option(min=1, help="How many to mix in.")] = 10_000,
-    seconds: Annotated[float, typer.Option(min=0, help="Over how long.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Over how long; a demo goes on for about a minute.")] = 15.0,
     seed: Annotated[int, typer.Option(help="Draws which, in what order, and where to.")] = 0,
 ) -> None:
-    """Mix garbage into a running stack, as `driftloop demo` starts one; exit 1 unless all of it is buried rightly."""
+    """Mix garbage into a running stack, as `driftloop demo` starts one.
+
+    Exit code 0 when all of it is buried rightly, 1 when not, 3 when no stack runs there or it ended meanwhile.
+    """
     configure_logging(level="WARNING")
     os.environ.update(stack_environment(directory))
     settings = load_settings()
     try:
         require_kafka(settings)
-    except KafkaException as error:
-        typer.echo(f"no stack runs in {directory}: {error.args[0].str()}; start `driftloop demo` first", err=True)
+        _await_model(settings)
+    except GONE as error:
+        typer.echo(f"no stack runs in {directory}: {_reason(error)}; start `driftloop demo` first", err=True)
         raise typer.Exit(3) from error
-    _await_model(settings)
     garbage = Garbage(settings, messages, seed)
+    try:
+        found = _mix_in(settings, garbage, messages, seconds)
+    except GONE as error:
+        typer.echo(
+            f"the stack in {directory} ended meanwhile ({_reason(error)}): Kafka had taken {len(garbage.sent):,} of "
+            f"{messages:,} messages, which nobody can look at now; begin earlier, or send for fewer --seconds",
+            err=True,
+        )
+        raise typer.Exit(3) from error
+    typer.echo(f"{found.found:,} are dead letters, once each, with the reason and the field they should have")
+    if found.faults:
+        typer.echo("\n".join(found.faults[:20]), err=True)
+        raise typer.Exit(1)
+
+
+def _mix_in(settings: Settings, garbage: Garbage, messages: int, seconds: float) -> Found:
+    """Send over so many seconds, and wait for the dead letters."""
     for step in range(_STEPS):
         garbage.send_up_to((step + 1) / _STEPS)
+        garbage.require_broker()
         time.sleep(seconds / _STEPS)
     garbage.flush()
     typer.echo(f"{len(garbage.sent):,} malformed messages of {garbage.kinds} kinds sent")
@@ -176,10 +212,7 @@ def main(
         if time.monotonic() > deadline:
             break
         time.sleep(1.0)
-    typer.echo(f"{found.found:,} are dead letters, once each, with the reason and the field they should have")
-    if found.faults:
-        typer.echo("\n".join(found.faults[:20]), err=True)
-        raise typer.Exit(1)
+    return found
 
 
 def _await_model(settings: Settings) -> None:
@@ -190,6 +223,12 @@ def _await_model(settings: Settings) -> None:
             typer.echo(f"model: {MODEL} is not published; start `driftloop demo` first", err=True)
             raise typer.Exit(3)
         time.sleep(0.5)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what Kafka's client says, which is no sentence of ours."""
+    reason = error.args[0] if error.args else error
+    return reason.str() if isinstance(reason, KafkaError) else str(error)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from monitors.arms import fold_outcomes
 from monitors.cells import NO_CELL, UNWATCHED
 from monitors.performance import PerformanceSchema
 from monitors.profile import ReferenceProfile
-from monitors.slices import group
+from monitors.slices import bounded, group, kept_slices
 from streamer.catalog import Model
 from streamer.columns import PREDICTION, SCORE, Block, Coded, IntArray, distinct, score_column
 from streamer.events import Increment, ModelMark, Origin
@@ -23,6 +23,8 @@ from streamer.rows import Rows, Source
 from streamer.streams import Stream, Streams
 
 UNVERSIONED = "_"
+# Of so many versions' slices, which are kept apart is remembered.
+_MAX_KEPT = 10_000
 
 
 def is_sampled(prediction_id: str, share: float) -> bool:
@@ -59,7 +61,9 @@ class Folder:
         self, reference: Callable[[str, str], ReferenceProfile | None], model: Callable[[str], Model | None]
     ) -> None:
         self._streams = Streams(reference)
+        self._reference = reference
         self._model = model
+        self._kept: dict[tuple[str, str], tuple[Model, ReferenceProfile | None, frozenset[str]]] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -181,13 +185,32 @@ class Folder:
             stream = np.array([numbers[key] for key in keys.values], dtype=np.int64)[keys.codes]
             panes = self._panes(stream, np.array([row.event_time_ms for row in rows], dtype=np.int64))
             slot, increments, _streams = slots.groups(stream, panes)
-            _count_labels(schema, rows, slot, increments)
+            kept = [self._kept_slices(cast("Model", models[made.model]), made.version) for made in increments]
+            _count_labels(schema, rows, slot, increments, kept)
+
+    def _kept_slices(self, model: Model, version: str) -> frozenset[str]:
+        """Return the slices of a version that are kept apart."""
+        reference = self._reference(model.name, version)
+        held = self._kept.get((model.name, version))
+        if held is None or held[0] is not model or held[1] is not reference:
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept = {}
+            kept = kept_slices(model.config.slices, reference, model.config.slice_values)
+            held = self._kept[model.name, version] = (model, reference, kept)
+        return held[2]
 
 
 def _count_labels(
-    schema: PerformanceSchema, rows: list[Contribution], slot: IntArray, increments: Sequence[Increment]
+    schema: PerformanceSchema,
+    rows: list[Contribution],
+    slot: IntArray,
+    increments: Sequence[Increment],
+    kept: Sequence[frozenset[str]],
 ) -> None:
-    """Count labelled predictions of one task: the whole and every slice of each slot, and rollouts by bucket."""
+    """Count labelled predictions of one task: the whole and every slice of each slot, and rollouts by bucket.
+
+    `kept` are the slices that are kept apart, of each slot.
+    """
     labelled = np.bincount(slot, weights=[row.labelled for row in rows], minlength=len(increments))
     for increment, change in zip(increments, labelled.astype(np.int64).tolist(), strict=True):
         increment.labelled += change
@@ -195,20 +218,21 @@ def _count_labels(
     scores = np.array([row.score for row in rows], dtype=np.float64)
     signs = np.array([row.sign for row in rows], dtype=np.int64)
     slices, expanded, keys = group([row.slices for row in rows])
-    found = distinct(slot[expanded] * len(keys) + slices)
+    pairs = distinct(slot[expanded] * len(keys) + slices)
+    named = [divmod(pair, len(keys)) for pair in pairs.values.tolist()]
+    found = Coded.of([(at, bounded(keys[name], kept[at])) for at, name in named])
     picked = expanded.tolist()
     vectors = schema.fold(
         labels=[labels[row] for row in picked],
         predictions=[predictions[row] for row in picked],
         scores=scores[expanded],
         signs=signs[expanded],
-        groups=found.codes,
+        groups=found.codes[pairs.codes],
         n_groups=len(found.values),
     )
-    for key, vector, changed in zip(found.values.tolist(), vectors, np.any(vectors, axis=1), strict=True):
+    for (at, key), vector, changed in zip(found.values, vectors, np.any(vectors, axis=1), strict=True):
         if changed:
-            at, name = divmod(key, len(keys))
-            increments[at].performance[keys[name]] = vector.tobytes()
+            increments[at].performance[key] = vector.tobytes()
     rollouts = Coded.of([row.rollout_id for row in rows])
     if rollouts.values != [None]:
         buckets = np.array([row.bucket for row in rows], dtype=np.int64)

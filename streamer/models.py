@@ -150,6 +150,8 @@ class ModelConfig(Section):
     positive: str | bool | int | None = None
     features: dict[str, FeatureConfig] = Field(min_length=1)
     slices: tuple[str, ...] = ()
+    # Of each of them, those most frequent in the reference; the others together are one slice more.
+    slice_values: int = Field(64, ge=1, le=256)
     time: TimeConfig = TimeConfig()
     window: WindowConfig = WindowConfig()
     labels: LabelConfig = LabelConfig()

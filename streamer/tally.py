@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from monitors.binning import Binning
 from monitors.performance import canonical
+from monitors.slices import bounded, kept_slices
 from streamer.catalog import Catalog, Model
 from streamer.decode import Event
 from streamer.events import FeatureLog, Label, Prediction
@@ -155,8 +156,10 @@ class Tally:
                 pane = (event.model, event.version, str(event.origin), _pane(model, event.ts))
                 row = _row(model, event.prediction, event.score, label.label, 1)
                 self._numbers[*pane, "labelled", ""] += 1
+                profile = self.catalog.reference(event.model, event.version)
+                kept = kept_slices(model.config.slices, profile, model.config.slice_values)
                 for slice_key in ("", *_slices(model, event, logged)):
-                    self._rows[*pane, slice_key].append(row)
+                    self._rows[*pane, bounded(slice_key, kept)].append(row)
 
     def _count_in_context(self, model: Model, label: Label) -> None:
         """Take the previous label out and the new one in; the label brings its prediction's content."""

@@ -102,7 +102,10 @@ class Stream:
             for version, origin in identities:
                 self.answer.labelled[key[0], version, origin] += 1
                 if key in self._slices:
-                    self.answer.sliced[key[0], version, origin, self._slices[key]] += 1
+                    feature, _, value = self._slices[key].partition("=")
+                    known = version != UNKNOWN and value in (*CARRIERS, *REGIONS)
+                    name = f"{feature}={value}" if known else f"{feature} (other)"
+                    self.answer.sliced[key[0], version, origin, name] += 1
 
     def _later(self, tick: int, sending: Sending) -> None:
         self._order += 1

@@ -8,8 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitors.binning import Binning
 from monitors.performance import PerformanceSchema
-from monitors.slices import WHOLE, group, slice_key, slice_keys
+from monitors.profile import FeatureProfile, ReferenceProfile
+from monitors.slices import WHOLE, bounded, group, kept_slices, slice_key, slice_keys
 
 SCHEMA = PerformanceSchema(task="multiclass")
 keys = st.sets(st.sampled_from(["carrier=UA", "carrier=DL", "origin=JFK", "origin=_missing"]), max_size=3)
@@ -19,6 +21,42 @@ def test_slices_are_named_by_feature_and_value_in_the_features_order():
     assert slice_key("carrier", "UA") == "carrier=UA"
     assert slice_keys({"origin": "JFK", "carrier": "UA"}) == ["origin=JFK", "carrier=UA"]
     assert slice_keys({}) == []
+
+
+def profile(**features: Binning) -> ReferenceProfile:
+    """Return a reference whose first cells are its most frequent; the second and the third are equally so."""
+    profiles = {
+        name: FeatureProfile(binning, np.array([9 - cell + (cell == 2) for cell in range(binning.size)]))
+        for name, binning in features.items()
+    }
+    return ReferenceProfile("m", "1", profiles, None, 100, 0)
+
+
+CARRIER = Binning("carrier", "categorical", categories=("AA", "B6", "DL", "UA"))
+HOUR = Binning("hour", "numeric", values=(0, 0.5, 23))
+KM = Binning("km", "numeric", edges=(0, 10, 20))
+
+
+def test_kept_apart_are_the_values_most_frequent_in_the_reference_ties_by_the_cells_order():
+    known = profile(carrier=CARRIER, hour=HOUR, km=KM)
+    assert kept_slices(["carrier"], known, 2) == {"carrier=AA", "carrier=B6"}
+    assert kept_slices(["carrier", "hour"], known, 9) == {
+        *(f"carrier={code}" for code in CARRIER.categories),
+        *("hour=0", "hour=0.5", "hour=23"),
+    }
+
+
+def test_ranges_features_without_a_reference_and_versions_without_one_have_no_slice_apart():
+    assert kept_slices(["km", "elsewhere"], profile(km=KM), 9) == frozenset()
+    assert kept_slices(["carrier"], None, 9) == frozenset()
+
+
+def test_other_values_are_together_and_the_whole_stays_whole():
+    kept = frozenset({"carrier=AA"})
+    assert [bounded(key, kept) for key in (WHOLE, "carrier=AA", "carrier=a=b", "hour=1")] == [
+        *(WHOLE, "carrier=AA"),
+        *("carrier (other)", "hour (other)"),
+    ]
 
 
 def test_no_rows_are_no_pairs_and_the_whole_still_has_its_name():

@@ -51,7 +51,7 @@ def config(**sections: Any) -> ModelConfig:
     return parse_model(document, "test")
 
 
-def reference(model: ModelConfig, version: str = "1") -> ReferenceProfile:
+def reference(model: ModelConfig, version: str = "1", *, plans: Sequence[str] = "abc") -> ReferenceProfile:
     rng = np.random.default_rng(0)
     rows = 4_000
     return build_profile(
@@ -59,7 +59,7 @@ def reference(model: ModelConfig, version: str = "1") -> ReferenceProfile:
         version=version,
         columns={
             "age": rng.normal(40, 10, rows),
-            "plan": np.array(["a", "b", "c"], dtype=object)[rng.integers(0, 3, rows)],
+            "plan": np.array(list(plans), dtype=object)[rng.integers(0, len(plans), rows)],
             "@score": rng.uniform(0, 1, rows),
         },
         kinds={"age": "numeric", "plan": "categorical", "@score": "numeric"},

@@ -16,7 +16,7 @@ from streamer.models import parse_model
 from streamer.rows import Places
 from streamer.stage import Partition
 from tests.streamer.arrows import arrow_of
-from tests.streamer.logs import SETTINGS, T0, catalog_of, config
+from tests.streamer.logs import SETTINGS, T0, catalog_of, config, reference
 from tests.streamer.test_ingest import LABELS, PREDICTIONS, Feed, content, label, of, prediction
 
 CONTEXT = {"version": "1", "prediction": True, "score": 0.75, "prediction_ts": T0}
@@ -204,14 +204,17 @@ def test_feature_logs_slice_the_predictions_they_name_in_a_batch_and_one_by_one(
 
 
 def test_numbers_are_told_apart_as_slices_though_no_float_could() -> None:
-    feed = Feed(slices=["age"])
+    feed = Feed()
     large = 2**53
-    events = [prediction(prediction_id=f"p{n}", features={"age": large + n}) for n in range(2)]
+    known = reference(config(), plans=[str(large), str(large + 1)])
+    for part, value in known.to_parts().items():
+        feed.catalog.put_reference(f"churn/1/{part}", value)
+    events = [prediction(prediction_id=f"p{n}", features={"plan": large + n}) for n in range(2)]
     feed.give(PREDICTIONS, arrow_of(events))
     feed.give(LABELS, arrow_of([label(prediction_id="p0"), label(prediction_id="p1")]))
     partial, _dead = feed.flush()
     (increment,) = [each for each in partial.increments if each.source == "labels" and each.version == "1"]
-    assert sorted(increment.performance) == ["", f"age={large}", f"age={large + 1}"]
+    assert sorted(increment.performance) == ["", f"plan={large}", f"plan={large + 1}"]
 
 
 def test_each_model_of_a_batch_has_its_rows() -> None:

@@ -5,6 +5,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from streamer import ingest, telemetry
@@ -14,7 +15,7 @@ from streamer.labels import JoinStore
 from streamer.pane_store import in_threes
 from streamer.stage import Batch, Partition, Standing
 from streamer.state import Keys
-from tests.streamer.logs import SETTINGS, T0, catalog_of, config
+from tests.streamer.logs import SETTINGS, T0, catalog_of, config, reference
 from tests.streamer.stores import MemoryRecords
 
 PREDICTIONS, LABELS = Partition("predictions.v1", 0), Partition("labels.v1", 0)
@@ -255,6 +256,30 @@ def test_slices_are_those_of_the_configured_features() -> None:
     assert set(of(partial, "labels")[0].performance) == {"", "plan=a"}
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_values_of_a_slice_feature_beyond_the_most_frequent_of_the_reference_count_together(most: int) -> None:
+    feed = Feed(slice_values=most)
+    plans = ["a", "b", "c", *(f"new-{number}" for number in range(40))]
+    ids = [f"p{number}" for number in range(len(plans))]
+    features = [{"age": 30, "plan": plan} for plan in plans]
+    feed.give(PREDICTIONS, *(prediction(prediction_id=i, features=f) for i, f in zip(ids, features, strict=True)))
+    feed.give(LABELS, *(label(prediction_id=id_) for id_ in ids))
+    partial, _dead = feed.flush()
+    (counted,) = of(partial, "labels")
+    often = feed.catalog.reference("churn", "1").features["plan"].counts[:3]  # type: ignore[union-attr]
+    kept = [f"plan={'abc'[cell]}" for cell in np.argsort(-often)[:most]]
+    assert set(counted.performance) == {"", *kept, "plan (other)"}
+    rows = {key: np.frombuffer(vector, np.int64)[0] for key, vector in counted.performance.items()}
+    assert rows == {"": len(plans), **dict.fromkeys(kept, 1), "plan (other)": len(plans) - most}
+    # A label that is taken back finds the slice it was counted in.
+    feed.give(LABELS, *(label(prediction_id=id_, label=None, deleted=True, revision=1) for id_ in ids))
+    partial, _dead = feed.flush()
+    (back,) = of(partial, "labels")
+    assert {key: np.frombuffer(vector, np.int64)[0] for key, vector in back.performance.items()} == {
+        key: -n for key, n in rows.items()
+    }
+
+
 def test_a_flush_too_large_for_a_message_goes_in_several_and_time_passes_with_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -281,6 +306,9 @@ def test_one_pane_of_more_slices_than_a_message_holds_goes_in_several_that_add_u
 ) -> None:
     monkeypatch.setattr(ingest, "MAX_PARTIAL_BYTES", 4_000)
     feed = Feed()
+    known = reference(config(), plans=[f"plan-{number}" for number in range(30)])
+    for part, value in known.to_parts().items():
+        feed.catalog.put_reference(f"churn/1/{part}", value)
     ids = [f"p{number}" for number in range(30)]
     plans = [{"age": 30, "plan": f"plan-{number}"} for number in range(30)]
     feed.give(PREDICTIONS, *(prediction(prediction_id=i, features=f) for i, f in zip(ids, plans, strict=True)))

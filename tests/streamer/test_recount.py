@@ -139,7 +139,12 @@ def test_the_newest_feature_log_that_says_a_feature_slices_its_prediction() -> N
     later = feature_log(features={"plan": "c"}, ts=T0 + 1)
     silent = feature_log(features={"plan": None}, ts=T0 + 2)
     assert sliced([[later, feature_log(), silent]], features={}) == {"plan=c"}
-    assert sliced([[feature_log()], [feature_log(features={"plan": "d"})]], features={}) == {"plan=d"}
+    assert sliced([[feature_log()], [feature_log(features={"plan": "a"})]], features={}) == {"plan=a"}
+
+
+def test_a_value_that_the_reference_does_not_know_is_in_the_slice_of_the_others() -> None:
+    assert sliced([[feature_log(features={"plan": "d"})]], features={}) == {"plan (other)"}
+    assert sliced([[feature_log()]], features={}, version="9") == {"plan (other)"}
 
 
 def test_a_deleted_label_leaves_nothing() -> None:

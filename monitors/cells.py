@@ -165,6 +165,11 @@ class CellTable:
         self._folded, self._any_folded = _Growing(np.bool_), False
         self._put(_Marks(np.zeros(0), np.array([NO_CELL], dtype=np.int32), NO_CELL, NO_CELL))
 
+    @property
+    def size(self) -> int:
+        """How many binnings it holds; one of them, `UNWATCHED`, is none."""
+        return self._missing.size
+
     def add(self, binning: Binning, first: int) -> int:
         """Take in a numeric binning whose cells begin at `first`; return its number."""
         return self._put(_Marks.of(binning, first))

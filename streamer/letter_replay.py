@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Producer
 
 from streamer.arrow_schema import is_batch
 from streamer.deadletters import REPLAYED_HEADER, REPLAYED_MARK, DeadLetterError, Letter, Wanted, find, is_mark, read
@@ -32,12 +32,18 @@ class Replayed(NamedTuple):
     unsendable: int
 
 
-def replay(settings: Settings, ids: Collection[str], *, again: bool = False) -> Replayed:
+Told = Callable[[Replayed], object]
+
+
+def replay(
+    settings: Settings, ids: Collection[str], *, again: bool = False, told: Told = lambda _done: None
+) -> Replayed:
     """Send the bytes of dead letters to the topics and partitions they came from.
 
     Parameters
     ----------
     again : send those too that were replayed before; events that no join recognises then count twice.
+    told : is given what has been done so far, for good, after each transaction.
 
     Raises
     ------
@@ -56,15 +62,18 @@ def replay(settings: Settings, ids: Collection[str], *, again: bool = False) -> 
         why = _unsendable(settings, letter)
         if why is not None:
             raise DeadLetterError(f"{letter.letter_id}: {why}")
-    return _replay(settings, letters, again=again)
+    return _replay(settings, letters, again=again, told=told)
 
 
-def replay_wanted(settings: Settings, wanted: Wanted, *, again: bool = False) -> Replayed:
+def replay_wanted(
+    settings: Settings, wanted: Wanted, *, again: bool = False, told: Told = lambda _done: None
+) -> Replayed:
     """Send every dead letter that is wanted and can be sent, as `replay` does."""
-    return _replay(settings, (letter for letter in read(settings) if wanted.includes(letter)), again=again)
+    letters = (letter for letter in read(settings, since_ms=wanted.since_ms) if wanted.includes(letter))
+    return _replay(settings, letters, again=again, told=told)
 
 
-def _replay(settings: Settings, letters: Iterable[Letter], *, again: bool) -> Replayed:
+def _replay(settings: Settings, letters: Iterable[Letter], *, again: bool, told: Told) -> Replayed:
     producer = Producer(
         {
             **producer_config(settings, {"message.max.bytes": MAX_DEAD_LETTER_BYTES}),
@@ -84,6 +93,7 @@ def _replay(settings: Settings, letters: Iterable[Letter], *, again: bool) -> Re
         if fresh:
             _send(settings, producer, fresh)
             sent += len(fresh)
+        told(Replayed(sent, already, unsendable))
     return Replayed(sent, already, unsendable)
 
 
@@ -102,7 +112,8 @@ def _send(settings: Settings, producer: Producer, letters: list[Letter]) -> None
         mark = msgspec.json.encode([letter.letter_id for letter in letters])
         _produce(producer, settings.topic("dead-letters"), mark, headers=[(REPLAYED_MARK, b"")])
         producer.commit_transaction(_TIMEOUT_S)
-    except KafkaException:
+    except BaseException:
+        # An interruption too: left open, it would hold up whoever reads these topics.
         producer.abort_transaction(_TIMEOUT_S)
         raise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -48,8 +48,20 @@ def read_to_end(
     ReadError
         When the topic does not exist, or nothing came for so long before its end.
     """
-    places = _places(settings, topic, partitions)
-    ends = _uncommitted_ends(settings, places)
+    ends = _uncommitted_ends(settings, _places(settings, topic, partitions))
+    ranges = {number: (0 if newest is None else max(0, end - newest), end) for number, end in ends.items()}
+    yield from read_ranges(settings, topic, ranges, timeout_s=timeout_s)
+
+
+def read_ranges(
+    settings: Settings, topic: str, ranges: Mapping[int, tuple[int, int]], *, timeout_s: float = 60.0
+) -> Iterator[Message]:
+    """Yield the committed messages between two offsets of some partitions, as `read_to_end` does.
+
+    Parameters
+    ----------
+    ranges : partition → the first offset, and the one after the last, which is not beyond the partition's end.
+    """
     consumer = Consumer(
         kafka_clients.consumer_config(
             settings,
@@ -58,20 +70,26 @@ def read_to_end(
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 50,
+                # Of each partition; by default eight times as much is read ahead of whoever uses it.
+                "queued.max.messages.kbytes": 8_192,
                 "log_level": 0,
             },
         )
     )
     try:
         left: dict[int, int] = {}
-        for place in places:
+        places = []
+        for number, (start, end) in sorted(ranges.items()):
+            if start >= end:
+                continue
+            place = TopicPartition(topic, number)
             low, _high = patiently(partial(consumer.get_watermark_offsets, place, _REQUEST_S), timeout_s=_REQUEST_S)
-            end = ends[place.partition]
-            place.offset = low if newest is None else max(low, end - newest)
+            place.offset = max(low, start)
             if place.offset < end:
-                left[place.partition] = ends[place.partition]
+                left[number] = end
+                places.append(place)
         if left:
-            consumer.assign([place for place in places if place.partition in left])
+            consumer.assign(places)
             yield from _messages(consumer, topic, left, timeout_s)
     finally:
         consumer.close()
@@ -123,14 +141,17 @@ def _messages(consumer: Consumer, topic: str, left: dict[int, int], timeout_s: f
     while left:
         batch = consumer.consume(_BATCH, 0.2)
         for message in batch:
-            partition, offset, error = message.partition(), message.offset(), message.error()
+            partition, offset, error = message.partition() or 0, message.offset() or 0, message.error()
             if error is None:
-                if partition is not None and offset is not None and offset + 1 >= left.get(partition, offset + 2):
+                end = left.get(partition, 0)
+                if offset + 1 >= end > 0:
                     del left[partition]
-                yield message
+                    consumer.pause([TopicPartition(topic, partition)])
+                if offset < end:
+                    yield message
             elif error.code() == KafkaError._PARTITION_EOF:
                 # It may come early, and the end may hold transaction markers, which are never yielded.
-                if partition is not None and offset is not None and offset >= left.get(partition, offset + 1):
+                if offset >= left.get(partition, offset + 1):
                     del left[partition]
             elif not error.retriable() and error.code() != KafkaError._TRANSPORT:
                 raise KafkaException(error)

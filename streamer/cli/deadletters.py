@@ -16,11 +16,13 @@ from streamer.cli.surroundings import require_kafka, settings
 
 if TYPE_CHECKING:
     from streamer.deadletters import Letter, Wanted
+    from streamer.letter_replay import Replayed
     from streamer.settings import Settings
 
 _SOURCES = ("predictions", "features", "labels")
 # Of a message larger than this, `show` prints the beginning.
 _SHOWN_BYTES = 2_000
+_TELL_S = 3.0
 
 Topic = Annotated[str | None, typer.Option(help="Only from predictions, features or labels.")]
 Field = Annotated[str | None, typer.Option(help="Only where this field was wrong, as model, ts or features.age.")]
@@ -125,10 +127,11 @@ def replay(
     if bool(ids) == filtered:
         raise CommandError("which? give ids, or some of --topic, --field, --reason and --within", code=USAGE)
     require_kafka(configured)
+    progress = _Progress()
     if ids:
-        done = letter_replay.replay(configured, ids, again=again)
+        done = letter_replay.replay(configured, ids, again=again, told=progress)
     else:
-        done = letter_replay.replay_wanted(configured, wanted, again=again)
+        done = letter_replay.replay_wanted(configured, wanted, again=again, told=progress)
     if as_json:
         write_json(done._asdict())
         return
@@ -137,6 +140,19 @@ def replay(
         typer.echo(f"{done.already:,} had been sent before and were left out (--again sends them)")
     if done.unsendable:
         typer.echo(f"{done.unsendable:,} cannot be sent: their bytes were not kept; their producers have to")
+
+
+class _Progress:
+    """Says on standard error, every few seconds, how many letters have been sent for good."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _TELL_S
+
+    def __call__(self, done: Replayed) -> None:
+        """Say how far it has come, unless that was said just now."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _TELL_S
+            typer.echo(f"{done.sent:,} sent again so far, {sum(done) - done.sent:,} left out", err=True)
 
 
 def _wanted(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from streamer.deadletters import REPLAYED_HEADER, DeadLetterError, Wanted, build, count_since, list_letters, show
+from streamer import deadletters, letter_replay
+from streamer.deadletters import REPLAYED_HEADER, DeadLetterError, Wanted, build, count_since, find, list_letters, show
 from streamer.letter_replay import Replayed, replay, replay_wanted
 from streamer.settings import Settings
 from streamer.topic_reader import read_to_end
@@ -46,6 +47,38 @@ def test_letters_are_listed_newest_last_and_shown_whole(settings: Settings) -> N
     assert found.value == b"raw %d" % found.source_offset
     with pytest.raises(DeadLetterError, match="no such dead letter"):
         show(settings, "0:999")
+
+
+def test_letters_are_found_by_their_ids_however_far_they_lie_apart(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadletters, "_STRETCH", 3)
+    bury(settings, 60)
+    ids = [letter.letter_id for letter in list_letters(settings)]
+    wanted = [ids[0], ids[59], ids[58], ids[7], ids[31]]
+    assert [letter.letter_id for letter in find(settings, wanted)] == wanted
+    assert [letter.letter_id for letter in find(settings, ids)] == ids
+    with pytest.raises(DeadLetterError, match=r"^9:0, 0:1000: no such dead letter"):
+        find(settings, [ids[3], "9:0", "0:1000"])
+
+
+def test_an_interrupted_replay_has_sent_what_it_told_of_and_goes_on_where_it_was(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letter_replay, "_AT_ONCE", 2)
+    bury(settings, 7)
+    told: list[Replayed] = []
+
+    def interrupt(done: Replayed) -> None:
+        told.append(done)
+        if done.sent == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replay_wanted(settings, Wanted(), told=interrupt)
+    assert told == [Replayed(2, 0, 0), Replayed(4, 0, 0)]
+    assert replay_wanted(settings, Wanted()) == Replayed(3, 4, 0)
+    assert len(list(read_to_end(settings, settings.topic("predictions")))) == 7
 
 
 def test_a_replayed_letter_stands_in_its_topic_and_partition_as_it_came(settings: Settings) -> None:

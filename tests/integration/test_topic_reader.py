@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import Producer
 
 from streamer.settings import Settings
-from streamer.topic_reader import ReadError, newest_by_key, newest_records, read_to_end
+from streamer.topic_reader import ReadError, newest_by_key, newest_records, read_ranges, read_to_end
 
 pytestmark = pytest.mark.integration
 
@@ -14,6 +14,16 @@ pytestmark = pytest.mark.integration
 def values(settings: Settings, *partitions: int) -> list[bytes | str | None]:
     found = read_to_end(settings, settings.topic("ledger"), partitions or None, timeout_s=5)
     return sorted(message.value() or b"" for message in found)
+
+
+def test_a_range_is_read_from_its_first_offset_to_the_one_before_its_end(settings: Settings) -> None:
+    topic = settings.topic("ledger")
+    producer = Producer({**settings.kafka.properties()})
+    for number in range(40):
+        producer.produce(topic, b"%d" % number, partition=number % 2)
+    assert producer.flush(10) == 0
+    found = read_ranges(settings, topic, {0: (3, 5), 1: (19, 20), 2: (0, 0), 3: (7, 7)}, timeout_s=5)
+    assert sorted((message.partition(), message.offset()) for message in found) == [(0, 3), (0, 4), (1, 19)]
 
 
 def test_an_empty_topic_is_read_at_once(settings: Settings) -> None:

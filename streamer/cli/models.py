@@ -119,4 +119,4 @@ def published_model(configured: Settings, name: str) -> ModelConfig:
         return models[name]
     if not models:
         raise CommandError(f"{name}: no model yet: driftloop models apply FILE")
-    raise CommandError(f"{name}: no such model; there are {', '.join(models)}")
+    raise CommandError(f"{name}: no such model; known: {', '.join(models)}")

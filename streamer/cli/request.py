@@ -11,6 +11,7 @@ from streamer.cli.failures import UNREACHABLE, CommandError
 from streamer.cli.models import published_model
 from streamer.cli.present import NOTHING, Json, moment, write_json
 from streamer.cli.surroundings import live_view, settings
+from streamer.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -32,24 +33,26 @@ def request(
 def split(
     model: str,
     champion: Annotated[
-        str | None, typer.Option(help="Name the version that serves; not while a rollout runs.")
+        str | None,
+        typer.Option(help="Name the version that serves, an earlier one to go back to it; not while a rollout runs."),
     ] = None,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="Name it though others have a reference and it has none.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show who serves what share of a model's traffic, or name the version that does."""
     configured = settings()
     if champion is not None:
-        ask(
-            published_model(configured, model),
-            "set_champion",
-            subject=model,
-            payload={"version": champion},
-            as_json=as_json,
-        )
+        config = published_model(configured, model)
+        if not unreferenced:
+            _require_reference(configured, model, champion)
+        ask(config, "set_champion", subject=model, payload={"version": champion}, as_json=as_json)
         return
     with live_view(configured) as view:
         found = view.split(model)
     if found is None:
+        published_model(configured, model)
         raise CommandError(f"{model}: nobody has named a champion: driftloop split {model} --champion VERSION")
     if as_json:
         write_json(found)
@@ -86,12 +89,23 @@ def rollback(
         return
     with live_view(configured) as view:
         found = view.split(model)
+    config = published_model(configured, model)
     if found is None or not found.rollout_id:
-        raise CommandError(f"{model}: no rollout is running; nothing to roll back")
-    ask(
-        published_model(configured, model),
-        "rollback",
-        subject=found.rollout_id,
-        payload={"reason": reason},
-        as_json=as_json,
-    )
+        serving = f"{found.champion} serves everybody" if found else "nobody has named a champion"
+        raise CommandError(
+            f"{model}: no rollout is running, {serving}; nothing to roll back. "
+            f"To let another version serve: driftloop split {model} --champion VERSION"
+        )
+    ask(config, "rollback", subject=found.rollout_id, payload={"reason": reason}, as_json=as_json)
+
+
+def _require_reference(configured: Settings, model: str, version: str) -> None:
+    """Refuse a champion that is most likely a slip of the pen: routers would ask for it within a second."""
+    from streamer import references
+
+    known = references.published_versions(configured).get(model, [])
+    if known and version not in known:
+        raise CommandError(
+            f"--champion: got {version!r}, of which no reference is published; there are {', '.join(known)}. "
+            "Every answer would be asked of it, and its drift could not be told; --unreferenced names it all the same"
+        )

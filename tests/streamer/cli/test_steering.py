@@ -50,6 +50,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
 
     for module in ("models", "request"):
         monkeypatch.setattr(f"streamer.cli.{module}.published_model", published)
+    monkeypatch.setattr("streamer.references.published_versions", lambda _: {"churn": ["1", "2"]})
     return found
 
 
@@ -96,7 +97,24 @@ def test_a_champion_is_named_and_a_model_let_go_on(run: Run, evaluate: Evaluate)
     assert (wrong.exit_code, "wanted a duration such as" in wrong.stderr) == (2, True)
 
 
-def test_the_split_is_shown(run: Run, split: redis.Redis) -> None:
+def test_a_version_nobody_knows_is_not_named_by_a_slip(run: Run, evaluate: Evaluate) -> None:
+    result = run("split", "churn", "--champion", "22")
+    assert result.exit_code == 1
+    assert "got '22', of which no reference is published; there are 1, 2." in result.stderr
+    assert evaluate.sent == []
+    run("split", "churn", "--champion", "22", "--unreferenced")
+    assert [command.payload for command in evaluate.sent] == [{"version": "22"}]
+
+
+def test_the_first_champion_may_come_before_its_reference(
+    run: Run, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.references.published_versions", lambda _: {})
+    assert run("split", "churn", "--champion", "1").exit_code == 0
+    assert [command.payload for command in evaluate.sent] == [{"version": "1"}]
+
+
+def test_the_split_is_shown(run: Run, evaluate: Evaluate, split: redis.Redis) -> None:
     output = run("split", "churn").output
     assert "champion    1  90 %" in output
     assert "challenger  2  10 %  step 1  canary-rq-1" in output
@@ -115,7 +133,9 @@ def test_a_rollback_names_the_running_rollout(run: Run, evaluate: Evaluate, spli
 def test_without_a_rollout_there_is_nothing_to_roll_back(run: Run, evaluate: Evaluate, split: redis.Redis) -> None:
     split.set(Keys().split("churn"), encode(msgspec.structs.replace(SPLIT, rollout_id=None, challenger=None)))
     result = run("rollback", "churn")
-    assert (result.exit_code, result.stderr) == (1, "driftloop: churn: no rollout is running; nothing to roll back\n")
+    assert result.exit_code == 1
+    assert "churn: no rollout is running, 1 serves everybody; nothing to roll back." in result.stderr
+    assert "driftloop split churn --champion VERSION" in result.stderr
     assert evaluate.sent == []
 
 

@@ -46,10 +46,28 @@ def ledger(
         return
     table = plain_table("WHEN (UTC)", "SUBJECT", "WHAT", "BY", "WHY")
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    # Whole at any width: what is read here is pasted into the next command, and into Airflow's search.
+    table.columns[1].overflow = table.columns[3].overflow = "fold"
     for entry in entries:
         subject = entry.subject or entry.subject_kind
-        table.add_row(moment(entry.at_ms), escape(subject), _what(entry), escape(entry.actor), escape(entry.reason))
+        table.add_row(moment(entry.at_ms), escape(subject), _what(entry), escape(entry.actor), escape(why(entry)))
     console().print(table)
+
+
+def why(entry: LedgerEntry) -> str:
+    """Return the reason an entry gives; where nobody gave one, what its detail says of it."""
+    if entry.reason or not entry.state:
+        return entry.reason
+    detail, evidence = entry.detail, entry.detail.get("evidence") or {}
+    said = [
+        f"{detail['kind']} of version {detail.get('version', '?')}" if "kind" in detail else "",
+        f"{evidence['winner']} is version {detail.get('version', '?')}" if "winner" in evidence else "",
+        f"{evidence['rows']:,} rows" if "rows" in evidence else "",
+        f"passed {len(evidence['gates'])} gates" if entry.state == "validated" and evidence.get("gates") else "",
+        f"step {detail['step'] + 1} of its ramp" if entry.subject_kind == "rollout" and "step" in detail else "",
+        f"until {moment(detail['until_ms'])} UTC" if "until_ms" in detail else "",
+    ]
+    return ", ".join(part for part in said if part)
 
 
 def _what(entry: LedgerEntry) -> str:

@@ -1,0 +1,58 @@
+"""`driftloop ledger`: why each thing happened, in the words of whoever did it or of its detail."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from streamer.cli.ledger import why
+from streamer.events import LedgerEntry, encode
+from tests.streamer.cli.conftest import Run
+
+RUN = "airflow:canary__retrain__rq-08c7de1c351d658910b6"
+
+
+def entry(state: str, kind: Any = "request", **given: Any) -> LedgerEntry:
+    return LedgerEntry(
+        model="churn", model_epoch=1, at_ms=1_700_000_000_000, subject_kind=kind, subject="rq-1", state=state, **given
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (entry("rejected", reason="the data: 3 rows"), "the data: 3 rows"),
+        (entry("raised", detail={"kind": "drift", "version": "1"}), "drift of version 1"),
+        (
+            entry(
+                "validated",
+                detail={"version": "2", "evidence": {"winner": "logistic", "rows": 5000, "gates": {"a": {}, "b": {}}}},
+            ),
+            "logistic is version 2, 5,000 rows, passed 2 gates",
+        ),
+        (entry("active", "rollout", detail={"step": 1, "percent": 10.0}), "step 2 of its ramp"),
+        (entry("allowed", "model", detail={"until_ms": 1_700_000_000_000}), "until 2023-11-14 22:13:20 UTC"),
+        (entry("accepted"), ""),
+        (entry("", outcome="accepted", detail={"kind": "drift"}), ""),
+    ],
+)
+def test_why_is_what_was_said_else_what_the_detail_holds(written: LedgerEntry, told: str) -> None:
+    assert why(written) == told
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_ids_are_whole_at_any_width(run: Run, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    message = SimpleNamespace(value=lambda: encode(entry("canary", actor=RUN, previous="validated")))
+    monkeypatch.setattr("streamer.cli.ledger.published_model", lambda *_: None)
+    monkeypatch.setattr("streamer.topic_reader.read_to_end", lambda *_: [message])
+    output = run("ledger", "churn", COLUMNS=str(width)).output
+    assert max(map(len, output.splitlines())) <= width
+    assert "validated → canary" in output
+    assert "…" not in output
+    if width == 200:
+        assert RUN in output
+    [told] = json.loads(run("ledger", "churn", "--json").output)
+    assert told["actor"] == RUN

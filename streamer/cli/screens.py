@@ -45,6 +45,8 @@ No events of any model have been counted yet. What it takes:
   driftloop reference publish REFERENCE.json
   driftloop worker
 and events: docs/how-to/watch-your-own-model.md"""
+# Under features that drift while the model is quiet; the model's name follows.
+QUIET_DRIFT = "What may raise a request: policy.triggers and each feature's alert, in driftloop models show "
 NO_WORKER = "No worker runs: nothing is being read. Start one: driftloop worker"
 # A worker beats every second; one silent for longer than this is taken to be gone.
 SILENT_MS = 15_000
@@ -83,7 +85,7 @@ def workers_table(workers: Sequence[Heartbeat], now: int) -> RenderableType:
         return Text(NO_WORKER, style="yellow")
     table = plain_table("WORKER", "ROLE", "EVENTS/S", "LAG", "LAST BEAT", right=("EVENTS/S", "LAG"))
     for worker in workers:
-        silent = now - worker.as_of_ms > SILENT_MS
+        silent = not _beats(worker, now)
         beat = ago(worker.as_of_ms, now)
         table.add_row(
             escape(worker.replica),
@@ -92,11 +94,29 @@ def workers_table(workers: Sequence[Heartbeat], now: int) -> RenderableType:
             NOTHING if silent else count(worker.total_lag),
             f"[red]{beat}: silent[/]" if silent else beat,
         )
-    told = [line for worker in workers if now - worker.as_of_ms <= SILENT_MS for line in _worker_lines(worker, now)]
-    return Group(table, *told)
+    told = Table.grid(padding=(0, 2))
+    for worker in workers:
+        if _beats(worker, now):
+            for number_of_line, line in enumerate(_worker_lines(worker, now)):
+                told.add_row("" if number_of_line else escape(worker.replica), line, style="dim")
+    return Group(table, *([told] if told.rows else []))
 
 
-def _worker_lines(worker: Heartbeat, now: int) -> list[Text]:
+def silence(workers: Sequence[Heartbeat], now: int) -> str:
+    """Return what to know before any number where nobody keeps them up to date; nothing where a worker beats."""
+    if any(_beats(worker, now) for worker in workers):
+        return ""
+    if not workers:
+        return NO_WORKER
+    newest = max(worker.as_of_ms for worker in workers)
+    return f"The last worker beat {ago(newest, now)}: these numbers stand still. Read its log, start it again"
+
+
+def _beats(worker: Heartbeat, now: int) -> bool:
+    return now - worker.as_of_ms <= SILENT_MS
+
+
+def _worker_lines(worker: Heartbeat, now: int) -> list[str]:
     """Return how long a worker's transactions take and what it has not counted as other events, if it says."""
     if worker.started_ms is None:
         return []
@@ -109,12 +129,8 @@ def _worker_lines(worker: Heartbeat, now: int) -> list[Text]:
     }
     apart = ", ".join(f"{count(number)} {what}" for what, number in told.items())
     return [
-        Text.from_markup(line, style="dim")
-        for line in (
-            f"{escape(worker.replica)}  last transactions: {took or NOTHING}; partials and commands unread: "
-            f"{count(worker.evaluate_lag)}",
-            f"   {count(worker.events)} events in {length(now - worker.started_ms)}; {apart}",
-        )
+        f"last transactions: {took or NOTHING}; {count(worker.evaluate_lag)} partials and commands unread",
+        f"{count(worker.events)} events in {length(now - worker.started_ms)}; {apart}",
     ]
 
 
@@ -165,8 +181,13 @@ def drift_table(view: ModelView, width: int, most: int | None = None) -> Rendera
         )
     window = _window(ordered[0][1].window_start_ms, ordered[0][1].window_end_ms)
     head = Text.from_markup(f"[bold]Drift[/] of version {escape(view.version)}{window}")
+    below = []
     left = len(ordered) - len(ordered[:most])
-    return Group(head, table, *([Text(f"and {left} more, less drifted", style="dim")] if left else []))
+    if left:
+        below.append(Text(f"and {left} more, less drifted", style="dim"))
+    if view.summary.state == "quiet" and any(feature.alarm for feature in view.drift.values()):
+        below.append(Text(f"{QUIET_DRIFT}{view.summary.model}", style="dim"))
+    return Group(head, table, *below)
 
 
 def performance_lines(performance: Performance | None, version: str, width: int) -> RenderableType:
@@ -277,8 +298,10 @@ def model_screen(
     view: ModelView, workers: Sequence[Heartbeat], now: int, width: int, most_features: int | None = None
 ) -> RenderableType:
     """Return everything about one model, top to bottom in the order a person asks."""
+    silent = silence(workers, now)
     return Group(
         heading(view, now),
+        *([Text(silent, style="bold red")] if silent else []),
         "",
         drift_table(view, width, most_features),
         "",

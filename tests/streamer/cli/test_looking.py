@@ -110,7 +110,7 @@ def test_a_model_without_anything_yet_is_shown_as_such(run: Run, empty: redis.Re
 
 def test_a_worker_tells_its_transactions_and_what_it_set_apart(run: Run, filled: redis.Redis) -> None:
     output = " ".join(run("status").output.split())
-    assert "last transactions: evaluate 45 ms, ingest 12 ms; partials and commands unread: 7" in output
+    assert "last transactions: evaluate 45 ms, ingest 12 ms; 7 partials and commands unread" in output
     assert "98,765 events in" in output
     assert "21 late, 3 too late, 4 dead letters, 1,050 labels ahead of their prediction" in output
     [worker] = json.loads(run("status", "--json").output)["workers"]
@@ -124,6 +124,29 @@ def test_a_model_tells_which_events_were_set_apart(run: Run, filled: redis.Redis
 def test_a_silent_worker_is_told_apart(run: Run, filled: redis.Redis) -> None:
     filled.hset(KEYS.workers(), "1", json.dumps({"replica": "1", "role": "ingest", "as_of_ms": NOW}))
     assert "2023-11-14 22:13:20 UTC: silent" in run("status").output
+
+
+def test_a_models_screen_says_at_its_top_that_its_numbers_stand_still(run: Run, filled: redis.Redis) -> None:
+    assert "The last worker beat" not in run("status", "churn").output
+    silent = json.dumps({"replica": "0", "role": "all", "as_of_ms": time.time_ns() // 1_000_000 - 60_000})
+    filled.hset(KEYS.workers(), "0", silent)
+    lines = run("status", "churn", COLUMNS="120").output.splitlines()
+    assert lines.index(next(line for line in lines if line.startswith("The last worker beat 1 min"))) < 6
+    filled.delete(KEYS.workers())
+    assert "No worker runs" in "".join(run("status", "churn", COLUMNS="120").output.splitlines()[:6])
+
+
+def test_what_a_worker_tells_hangs_beside_its_name(run: Run, filled: redis.Redis) -> None:
+    lines = run("status").output.splitlines()
+    [first] = [number for number, line in enumerate(lines) if "last transactions" in line]
+    assert lines[first].startswith("0  ")
+    assert all(line.startswith("   ") for line in lines[first + 1 :] if line.strip())
+
+
+def test_drift_of_a_quiet_model_says_what_may_raise_a_request(run: Run, filled: redis.Redis) -> None:
+    assert "policy.triggers" not in run("status", "churn").output
+    filled.hset(KEYS.models(), "churn", msgspec.json.encode(msgspec.structs.replace(SUMMARY, state="quiet")))
+    assert "policy.triggers" in run("status", "churn").output
 
 
 def test_what_came_from_outside_is_not_taken_for_markup(run: Run, empty: redis.Redis) -> None:

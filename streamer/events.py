@@ -105,6 +105,11 @@ class Finding(msgspec.Struct, kw_only=True, omit_defaults=True):
     p_value: float | None = None
     reference_value: float | None = None
 
+    @property
+    def limit(self) -> float:
+        """The line that was passed: a drop is held against the floor alone, other statistics against the larger."""
+        return self.floor if self.statistic == "drop" else max(self.threshold, self.floor)
+
 
 class RetrainRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The trigger event: `retrain-requests.v1`, keyed by model. `request_id` is the same for the same decision."""

@@ -28,6 +28,8 @@ REQUEST_TAG, STATUS_TAG = "driftloop.request_id", "driftloop.status"
 # MLflow refuses longer tags.
 _TAG_LENGTH = 4_000
 _FINISHED = "FINISHED"
+# Without it MLflow's pages take the experiment for one of language models, and show no runs of a training.
+_TRAINING_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +187,11 @@ class Registry:
         existing = self._client.get_experiment_by_name(name)
         if existing is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=self._settings.artifact_root))
+                return str(
+                    self._client.create_experiment(
+                        name, artifact_location=self._settings.artifact_root, tags=_TRAINING_EXPERIMENT
+                    )
+                )
             except MlflowException as error:
                 # Another model's run may have made it in between.
                 if error.error_code not in _codes("RESOURCE_ALREADY_EXISTS"):

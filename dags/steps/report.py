@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,18 @@ from streamer.models import ModelConfig
 MAX_ROWS = 3_000
 
 
-def write_report(path: Path, current: pl.DataFrame, reference: pl.DataFrame, config: ModelConfig) -> dict[str, Any]:
-    """Write the report as one HTML page; return the features Evidently calls drifted, as evidence beside our own.
+_BODY = "<body>"
+
+
+def write_report(
+    path: Path, current: pl.DataFrame, reference: pl.DataFrame, config: ModelConfig, title: str, about: Sequence[str]
+) -> dict[str, Any]:
+    """Write the report as one HTML page, headed by what is compared with what; return its sizes.
 
     Parameters
     ----------
     current, reference : typed tables; samples are taken of both.
+    title, about : what stands above Evidently's page, in plain text: a heading and paragraphs.
     """
     # Evidently takes seconds to import: only the task that writes the report pays for it.
     from evidently import DataDefinition, Dataset, Report
@@ -40,7 +48,15 @@ def write_report(path: Path, current: pl.DataFrame, reference: pl.DataFrame, con
         ]
         snapshot = Report([DataDriftPreset()]).run(*sides)
     snapshot.save_html(str(path))
+    page = path.read_text(encoding="utf-8")
+    path.write_text(page.replace(_BODY, _BODY + _heading(title, about), 1), encoding="utf-8")
     return {"rows": [len(current), len(reference)], "label": LABEL, "columns": len(names)}
+
+
+def _heading(title: str, about: Sequence[str]) -> str:
+    paragraphs = "".join(f"<p>{html.escape(each)}</p>" for each in about)
+    style = "font-family: Roboto, Helvetica, Arial, sans-serif; max-width: 60em; margin: 1.5em auto 0; padding: 0 1em"
+    return f'<header style="{style}"><h1>{html.escape(title)}</h1>{paragraphs}</header>'
 
 
 def _sample(table: pl.DataFrame) -> pl.DataFrame:

@@ -19,6 +19,8 @@ from streamer.models import ModelConfig, parse_model
 from streamer.settings import Settings
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from dags.steps.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -140,23 +142,39 @@ def report(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     from dags.steps.registry import Registry
     from dags.steps.report import write_report
 
-    config, summary = config_of(workspace), {}
+    config, request, champion, summary = config_of(workspace), request_of(workspace), champion_of(workspace), {}
     if not workspace.has(REPORT):
         current = workspace.read_table(WINDOW)
         if workspace.has(HISTORY):
-            reference = workspace.read_table(HISTORY)
+            reference, origin = workspace.read_table(HISTORY), f"what version {champion} was trained on"
         else:
+            origin = "the older half of the same rows"
             reference, current = current.head(len(current) // 2), current.slice(len(current) // 2)
         with workspace.writing(REPORT) as path:
             try:
-                summary = write_report(path, current, reference, config)
+                title = f"{config.name}: the data of {request.request_id}"
+                about = _about_the_page(config, current, f"{origin}, {len(reference):,} rows")
+                summary = write_report(path, current, reference, config, title, about)
             except Exception as error:
                 log.exception("no report")
                 path.write_text(f"<h1>No report</h1><pre>{html.escape(repr(error))}</pre>", encoding="utf-8")
     registry = Registry(settings, config.name)
-    run_id = open_run(registry, request_of(workspace), champion_of(workspace))
+    run_id = open_run(registry, request, champion)
     registry.log_files(run_id, workspace.path(REPORT))
     return {"page": str(workspace.path(REPORT)), "run": run_id, **summary}
+
+
+def _about_the_page(config: ModelConfig, current: pl.DataFrame, reference: str) -> list[str]:
+    from dags.steps.lineage import span
+    from dags.steps.report import MAX_ROWS
+
+    return [
+        f"Reference: {reference}. "
+        f"Current: events of {span(current['ts'].min(), current['ts'].max())}, {len(current):,} rows.",
+        f"A page for people, by Evidently's own tests on {MAX_ROWS:,} rows a side at most: they know neither the "
+        "model's floors nor how alike the rows of one day are. Driftloop decides by its own: "
+        f"driftloop status {config.name} shows those.",
+    ]
 
 
 def choose_features(workspace: Workspace) -> list[str]:

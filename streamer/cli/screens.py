@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
@@ -36,7 +37,7 @@ from streamer.documents import (
     RequestView,
     TimelineEntry,
 )
-from streamer.events import Deployment
+from streamer.events import Deployment, Finding
 
 NO_MODEL = """\
 No events of any model have been counted yet. What it takes:
@@ -251,12 +252,10 @@ def request_lines(request: RequestView | None, now: int) -> RenderableType:
     return Text.from_markup("\n".join(lines))
 
 
-def _finding(finding: Mapping[str, Any]) -> str:
-    # A drop is held against the floor alone; of other statistics the larger line is the one that was passed.
-    lines = ("floor",) if finding.get("statistic") == "drop" else ("threshold", "floor")
-    limit = max((finding[line] for line in lines if finding.get(line) is not None), default=None)
-    what = f"{finding.get('subject')}: {finding.get('statistic')}"
-    return f"  {escape(what)} {number(finding.get('value'))}, limit {number(limit)}"
+def _finding(document: Mapping[str, Any]) -> str:
+    finding = msgspec.convert(document, Finding)
+    what = f"{finding.subject}: {finding.statistic}"
+    return f"  {escape(what)} {number(finding.value)}, limit {number(finding.limit)}"
 
 
 def canary_lines(canary: CanaryView | None) -> RenderableType:

@@ -36,7 +36,8 @@ PERFORMANCE = documents.Performance(
 )  # fmt: skip
 REQUEST = documents.RequestView(
     request_id="rq-1", state="canary", kind="drift", raised_at_ms=NOW - 90_000,
-    findings=[{"subject": "age", "statistic": "psi", "value": 0.31, "threshold": 0.05, "floor": 0.1}],
+    findings=[{"subject": "age", "statistic": "psi", "value": 0.31, "threshold": 0.05, "floor": 0.1,
+               "n_reference": 4_000, "n_current": 300}],
     history=[{"state": "raised"}, {"state": "accepted"}, {"state": "canary"}],
 )  # fmt: skip
 CANARY = documents.CanaryView(

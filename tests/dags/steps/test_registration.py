@@ -272,6 +272,11 @@ def test_the_report_is_kept_with_the_run_and_one_that_cannot_be_written_says_why
     assert "ZeroDivisionError(&#x27;of &lt;nothing&gt;&#x27;)" in work.path(retraining.REPORT).read_text()
     work.path(retraining.REPORT).unlink()
     found = retraining.report(settings, work)
-    assert work.path(retraining.REPORT).stat().st_size > 50_000
+    page = work.path(retraining.REPORT).read_text(encoding="utf-8")
+    assert len(page) > 50_000
+    assert "the data of rq-report</h1><p>Reference: the older half of the same rows, " in page
     registry = Registry(settings, model.name)
+    run = registry._client.get_run(found["run"])
+    assert "asked for by rq-report" in run.data.tags["mlflow.note.content"]
+    assert registry._client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"]
     assert "report.html" in {str(file.path) for file in registry._client.list_artifacts(found["run"])}

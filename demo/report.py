@@ -81,7 +81,14 @@ def render(summary: Summary) -> RenderableType:
 
 
 def _happened(summary: Summary) -> Table:
-    table = Table(title="What happened, in the flights' time", title_justify="left", header_style="bold", expand=False)
+    table = Table(
+        title="What happened, in the flights' time",
+        title_justify="left",
+        header_style="bold",
+        expand=False,
+        caption=_caption(summary),
+        caption_justify="left",
+    )
     table.add_column("When", no_wrap=True)
     table.add_column("What")
     table.add_column("Evidence", overflow="fold")
@@ -108,7 +115,7 @@ def _rows(summary: Summary) -> Iterator[tuple[int, str, str]]:
     started = [step.began_ms for step in summary.canary if step.began_ms is not None]
     if summary.candidate is not None:
         at_ms = min(started, default=request.at_ms)
-        yield at_ms, f"version {summary.candidate.version} is trained", request.run_id or ""
+        yield at_ms, f"version {summary.candidate.version} is trained", _training(summary.candidate, request)
     for step in summary.canary:
         if step.began_ms is not None:
             yield step.began_ms, f"canary at {step.percent:g} %", _verdict(step)
@@ -116,6 +123,25 @@ def _rows(summary: Summary) -> Iterator[tuple[int, str, str]]:
         result = {"promoted": "promoted", "rolled_back": "rolled back"}.get(summary.ended, summary.ended)
         champion = summary.champion_after or "?"
         yield summary.ended_ms, f"[bold]{result}[/bold]", f"version {champion} serves everybody"
+
+
+def _caption(summary: Summary) -> str:
+    """Return what the table leaves a reader asking: why drift raised nothing, and where the last per cent went."""
+    told = []
+    if summary.drifted:
+        told.append("Weather drifts with the seasons: this model's file lets lost accuracy alone raise a request.")
+    last = max((step.percent for step in summary.canary), default=100.0)
+    if 50 < last < 100:
+        told.append(f"On the last step {100 - last:g} % stay with the champion, to be compared with.")
+    return "\n".join(told)
+
+
+def _training(candidate: Candidate, request: Request) -> str:
+    evidence = candidate.evidence
+    told = [f"{evidence['winner']} on {evidence.get('rows', 0):,} rows"] if "winner" in evidence else []
+    if evidence.get("gates"):
+        told.append(f"gates passed: {len(evidence['gates'])}")
+    return "\n".join(part for part in (", ".join(told), request.run_id or "") if part)
 
 
 def _verdict(step: Step) -> str:

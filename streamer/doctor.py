@@ -267,7 +267,7 @@ def _clock(settings: Settings) -> Check:
 def _mlflow(settings: Settings) -> Check:
     uri = settings.mlflow.tracking_uri
     if urlsplit(uri).scheme not in {"http", "https"}:
-        return Check("mlflow", "skipped", f"{without_password(uri)}: no server to ask")
+        return Check("mlflow", "skipped", f"{without_password(uri)} is written to directly: there is no server to ask")
     remedy = "start it, or set mlflow.tracking_uri; without it nothing can be retrained, monitoring goes on"
     try:
         _get(uri.rstrip("/") + "/health")

@@ -16,6 +16,7 @@ from streamer import deadletters, kafka_clients, references
 from streamer.checks import Check
 from streamer.events import UNREADABLE
 from streamer.explain import known_field
+from streamer.fold import UNVERSIONED
 from streamer.log_offsets import offsets_of
 from streamer.models import parse_stored_model
 from streamer.settings import ConfigError, Settings
@@ -152,7 +153,7 @@ def models(settings: Settings, seen: Mapping[str, Iterable[str]]) -> Check:
         remedy = "driftloop reference build …, then driftloop reference publish …"
         return Check("models", "warning", f"without a reference: {', '.join(bare)}", remedy)
     unknown = [
-        f"{name} {version}"
+        f"{name} {'(logged without a version)' if version == UNVERSIONED else version}"
         for name, found in sorted(seen.items())
         for version in sorted(set(found) - set(versions.get(name, ())))
     ]

@@ -252,7 +252,7 @@ def _wanted(topic: Topic, settings: Settings) -> _Wanted:
 
 
 def _admin(settings: Settings) -> AdminClient:
-    return AdminClient(kafka_clients.admin_config(settings))
+    return AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
 
 
 def _existing(admin: AdminClient, settings: Settings) -> dict[str, int]:

@@ -66,7 +66,9 @@ def list_letters(
         column.no_wrap = True
     for letter in letters:
         row = "" if letter.row is None else f" row {letter.row}"
-        what = f"{letter.field}: {letter.reason}" if letter.field else letter.reason
+        # Most reasons begin with the field.
+        named = not letter.field or letter.reason.startswith(f"{letter.field}:")
+        what = letter.reason if named else f"{letter.field}: {letter.reason}"
         table.add_row(
             letter.letter_id,
             moment(letter.at_ms),

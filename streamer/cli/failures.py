@@ -7,6 +7,7 @@ from streamer.addresses import without_password
 FAILED = 1
 USAGE = 2
 UNREACHABLE = 3
+STACK_STOPPED = ". The local stack that was started here is stopped: driftloop dev starts it again"
 
 # librdkafka's codes for "nobody is there", by name since the module is loaded only where it is used.
 _KAFKA_GONE = frozenset(
@@ -27,8 +28,18 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     for reader in (_ours, _redis, _kafka, _installation, _file):
         found = reader(error)
         if found is not None:
-            return found
+            message, code = found
+            return (message + STACK_STOPPED, code) if code == UNREACHABLE and _stack_is_stopped() else found
     return None
+
+
+def _stack_is_stopped() -> bool:
+    """Whether a local stack has been here and would be what a command talks to, had it not been stopped."""
+    from streamer.cli.surroundings import STACK_DIRECTORY, gives_no_address, stack_environment
+
+    if not STACK_DIRECTORY.is_dir() or not gives_no_address() or stack_environment(STACK_DIRECTORY):
+        return False
+    return _address("kafka").startswith(("127.0.0.1:", "localhost:"))
 
 
 def _ours(error: BaseException) -> tuple[str, int] | None:

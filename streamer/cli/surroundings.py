@@ -45,7 +45,7 @@ def stack_environment(directory: Path) -> dict[str, str]:
     Addresses in the environment are the user's word. Those in the configuration file are too, unless the
     stack was started with that very file: it has then found ports of its own and knows better.
     """
-    if any(os.environ.get(name) for name in _ADDRESSES) or not (directory / "stack.json").is_file():
+    if not gives_no_address() or not (directory / "stack.json").is_file():
         return {}
     # The local stack's own package; a machine without it runs none.
     if importlib.util.find_spec("psutil") is None:
@@ -58,6 +58,11 @@ def stack_environment(directory: Path) -> dict[str, str]:
     path = config_path()
     same = path is not None and record.environment.get("DRIFTLOOP_CONFIG") == str(path.resolve())
     return {} if path is not None and not same and _gives_addresses(path) else record.environment
+
+
+def gives_no_address() -> bool:
+    """Whether the environment leaves it to the configuration, or to a local stack, where Kafka and Redis are."""
+    return not any(os.environ.get(name) for name in _ADDRESSES)
 
 
 def _gives_addresses(path: Path) -> bool:

@@ -92,6 +92,22 @@ def test_without_kafka_every_command_says_so_with_the_address(
     assert result.stderr.startswith("driftloop: Kafka at 127.0.0.1:9 does not answer")
 
 
+def test_a_local_stack_that_was_stopped_is_thought_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.cli.surroundings.PATIENCE_S", 0.3)
+    for name in ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS__URL"):
+        monkeypatch.delenv(name)
+    Path("driftloop.toml").write_text(
+        '[kafka]\n"bootstrap.servers" = "127.0.0.1:9"\n[redis]\nurl = "redis://127.0.0.1:9/0"\n', encoding="utf-8"
+    )
+    monkeypatch.setenv("DRIFTLOOP_CONFIG", "driftloop.toml")
+    for words in (["status"], ["models", "list"]):
+        assert "driftloop dev" not in run(*words).stderr
+    Path(".driftloop").mkdir()
+    for words in (["status"], ["models", "list"]):
+        assert "started here is stopped: driftloop dev starts it again" in run(*words).stderr
+        assert "driftloop dev" not in run(*words, DRIFTLOOP_KAFKA='{"bootstrap.servers": "127.0.0.1:9"}').stderr
+
+
 def test_a_password_is_never_shown(run: Run) -> None:
     result = run("status", DRIFTLOOP_REDIS__URL="redis://me:secret@127.0.0.1:9/0")
     assert "redis://me:***@127.0.0.1:9/0" in result.stderr

@@ -294,20 +294,35 @@ def timeline_lines(entries: Iterable[TimelineEntry]) -> RenderableType:
 
 
 def model_screen(
-    view: ModelView, workers: Sequence[Heartbeat], now: int, width: int, most_features: int | None = None
+    view: ModelView,
+    workers: Sequence[Heartbeat],
+    now: int,
+    width: int,
+    most_features: int | None = None,
+    *,
+    short: bool = False,
 ) -> RenderableType:
-    """Return everything about one model, top to bottom in the order a person asks."""
+    """Return everything about one model, top to bottom in the order a person asks.
+
+    Parameters
+    ----------
+    short : for a screen too low for all of it: what is being done about the model comes first, timeline and workers go.
+    """
     silent = silence(workers, now)
+    head = Group(heading(view, now), *([Text(silent, style="bold red")] if silent else []))
+    drift = drift_table(view, width, most_features)
+    performance = performance_lines(view.performance, view.version, width)
+    doing = Group(request_lines(view.request, now), canary_lines(view.canary))
+    if short:
+        return Group(head, doing, "", drift, "", performance)
     return Group(
-        heading(view, now),
-        *([Text(silent, style="bold red")] if silent else []),
+        head,
         "",
-        drift_table(view, width, most_features),
+        drift,
         "",
-        performance_lines(view.performance, view.version, width),
+        performance,
         "",
-        request_lines(view.request, now),
-        canary_lines(view.canary),
+        doing,
         "",
         timeline_lines(view.timeline),
         "",

@@ -20,6 +20,7 @@ from streamer.cli.surroundings import live_view, settings
 from streamer.view import LiveView
 
 _FIXED_LINES = 30
+_LEAST_FEATURES = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -83,8 +84,10 @@ def _body(view: LiveView, model: str | None, version: str | None, screen: Consol
     # Lines that are always there take some thirty; features and timeline share the rest.
     room = max(screen.height - _FIXED_LINES, 0)
     found = known_model(view, chosen, version, timeline=max(3, room // 3))
-    most = max(5, room - room // 3) if screen.is_terminal else None
-    return model_screen(found, workers, now, screen.width, most)
+    short = screen.is_terminal and screen.height < _FIXED_LINES + _LEAST_FEATURES
+    least = 3 if short else _LEAST_FEATURES
+    most = max(least, room - room // 3) if screen.is_terminal else None
+    return model_screen(found, workers, now, screen.width, most, short=short)
 
 
 def _documents(view: LiveView, model: str | None, version: str | None) -> object:

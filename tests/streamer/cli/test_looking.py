@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 
 import msgspec
 import pytest
 import redis
+from rich.console import Console
 
 from streamer import documents
 from streamer.cli import watch as watching
 from streamer.cli.present import ago, length, number, share, sparkline
+from streamer.cli.surroundings import live_view, settings
 from streamer.state import Keys
 from tests.streamer.cli.conftest import Run
 from tests.streamer.live_documents import DRIFT, NOW, SUMMARY, fill
 
 KEYS = Keys()
+HEADS = ("Drift", "Performance", "Request", "Canary", "WORKER")
 
 
 @pytest.fixture
@@ -176,6 +180,18 @@ def test_watch_shows_the_list_of_several_and_waits_for_one_to_come(run: Run, fil
     waiting = run("watch", "later", "--times", "1")
     assert waiting.exit_code == 0
     assert "later: no events of it have been counted yet" in waiting.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("height", "whole"), [(24, False), (60, True)])
+def test_on_a_low_screen_the_request_and_the_canary_come_first(filled: redis.Redis, height: int, whole: bool) -> None:
+    screen = Console(width=80, height=height, force_terminal=True, color_system=None, record=True, file=io.StringIO())
+    with live_view(settings()) as view:
+        screen.print(watching._body(view, "churn", None, screen, time.time_ns() // 1_000_000))
+    lines = screen.export_text().splitlines()[:height]
+    at = {word: next((row for row, line in enumerate(lines) if line.startswith(word)), None) for word in HEADS}
+    assert None not in (at["Request"], at["Canary"], at["Drift"], at["Performance"])
+    assert (at["WORKER"] is not None) is whole
+    assert (at["Drift"] < at["Request"]) is whole  # type: ignore[operator]
 
 
 def test_watch_lives_through_a_store_that_goes_away(

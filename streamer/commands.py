@@ -152,7 +152,7 @@ def _ask(
     """Append the command, again and again, until its answer stands in the ledger or time is up."""
     taken: list[Message] = []
     faults: list[KafkaError] = []
-    producer = Producer(producer_config(settings, {"linger.ms": 0}))
+    producer = Producer(producer_config(settings, {"linger.ms": 0, "log_level": 3}))
     append_at = float("-inf")
 
     def delivered(fault: KafkaError | None, message: Message) -> None:

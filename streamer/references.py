@@ -202,7 +202,8 @@ def _produce(settings: Settings, topic: str, records: list[tuple[str, bytes]]) -
         if error is not None:
             failures.append(error)
 
-    producer = Producer(producer_config(settings))
+    # What it only retries is nothing to tell a person who waits for the answer; what fails is raised below.
+    producer = Producer(producer_config(settings, {"log_level": 3}))
     for key, value in records:
         producer.produce(topic, value, key.encode(), headers=[(SCHEMA_HEADER, SCHEMA_VERSION)], on_delivery=delivered)
         producer.poll(0)

@@ -47,7 +47,7 @@ No events of any model have been counted yet. What it takes:
   driftloop worker
 and events: docs/how-to/watch-your-own-model.md"""
 # Under features that drift while the model is quiet; the model's name follows.
-QUIET_DRIFT = "What may raise a request: policy.triggers and each feature's alert, in driftloop models show "
+QUIET_DRIFT = "What may raise a request: policy and alert in driftloop models show "
 NO_WORKER = "No worker runs: nothing is being read. Start one: driftloop worker"
 # A worker beats every second; one silent for longer than this is taken to be gone.
 SILENT_MS = 15_000

@@ -148,9 +148,9 @@ def test_what_a_worker_tells_hangs_beside_its_name(run: Run, filled: redis.Redis
 
 
 def test_drift_of_a_quiet_model_says_what_may_raise_a_request(run: Run, filled: redis.Redis) -> None:
-    assert "policy.triggers" not in run("status", "churn").output
+    assert "policy and alert" not in run("status", "churn").output
     filled.hset(KEYS.models(), "churn", msgspec.json.encode(msgspec.structs.replace(SUMMARY, state="quiet")))
-    assert "policy.triggers" in run("status", "churn").output
+    assert "policy and alert" in run("status", "churn").output
 
 
 def test_what_came_from_outside_is_not_taken_for_markup(run: Run, empty: redis.Redis) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from streamer.cli.models import published_model
 from streamer.cli.present import Json, console, moment, plain_table, state, write_json
@@ -44,14 +46,41 @@ def ledger(
     if not entries:
         typer.echo(f"{model}: nothing has happened yet")
         return
-    table = plain_table("WHEN (UTC)", "SUBJECT", "WHAT", "BY", "WHY")
-    table.columns[0].no_wrap = table.columns[2].no_wrap = True
-    # Whole at any width: what is read here is pasted into the next command, and into Airflow's search.
-    table.columns[1].overflow = table.columns[3].overflow = "fold"
-    for entry in entries:
-        subject = entry.subject or entry.subject_kind
-        table.add_row(moment(entry.at_ms), escape(subject), _what(entry), escape(entry.actor), escape(why(entry)))
-    console().print(table)
+    screen = console()
+    rows = [
+        (moment(entry.at_ms), entry.subject or entry.subject_kind, _what(entry), entry.actor, why(entry))
+        for entry in entries
+    ]
+    screen.print(_table(rows) if _table_width(rows) <= screen.width else _blocks(rows))
+
+
+# When, subject, what (as rich markup), who, why.
+Row = tuple[str, str, str, str, str]
+_HEADINGS = ("WHEN (UTC)", "SUBJECT", "WHAT", "BY", "WHY")
+
+
+def _table_width(rows: list[Row]) -> int:
+    cells = [[*map(Text, row[:2]), Text.from_markup(row[2]), *map(Text, row[3:])] for row in rows]
+    columns = zip(map(Text, _HEADINGS), *cells, strict=True)
+    return sum(max(cell.cell_len for cell in column) + 3 for column in columns)
+
+
+def _table(rows: list[Row]) -> Table:
+    table = plain_table(*_HEADINGS)
+    for at, subject, what, actor, reason in rows:
+        table.add_row(at, escape(subject), what, escape(actor), escape(reason))
+    return table
+
+
+def _blocks(rows: list[Row]) -> Table:
+    """Return the same for a narrow screen, two lines an entry: ids stay whole, for they are pasted elsewhere."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for at, subject, what, actor, reason in rows:
+        grid.add_row(at, f"{escape(subject)}  {what}")
+        grid.add_row("", f"[dim]by {escape(actor)}[/]{f': {escape(reason)}' if reason else ''}")
+    return grid
 
 
 def why(entry: LedgerEntry) -> str:

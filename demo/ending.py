@@ -21,6 +21,8 @@ from streamer.scoring import Outputs
 from streamer.settings import Settings
 
 AFTER_MS = 30 * DAY_MS
+# MLflow's pages are those of language models until somebody has switched them.
+_TRAINING_PAGES = "?workflowType=machine_learning"
 _OUTCOMES = {
     "promoted": "The loop has closed: the new model serves.",
     "rolled_back": "The canary rolled it back: the old champion serves everybody again.",
@@ -105,7 +107,7 @@ def links(settings: Settings, config: ModelConfig, tale: Tale, *, mlflow_url: st
     return Links(
         airflow=f"{pages}/retrain/runs/{request.run_id}",
         canary=f"{pages}/canary/runs/canary__{request.run_id}",
-        mlflow=f"{mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+        mlflow=f"{mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}{_TRAINING_PAGES}",
         evidently=evidently,
     )
 

@@ -28,6 +28,12 @@ class Duration(int):
             raise ValueError(f"got {value!r}, wanted a duration such as '500ms', '90s', '15m', '6h', '30d' or '4w'")
         return cls(int(match[1]) * _UNITS_MS[match[2]])
 
+    @property
+    def text(self) -> str:
+        """The length as people write it, in the largest unit that leaves no rest: "7d", "90s"."""
+        unit = next(unit for unit in ("d", "h", "m", "s", "ms") if self % _UNITS_MS[unit] == 0)
+        return f"{self // _UNITS_MS[unit]}{unit}"
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validate by `parse`; serialise as the number of milliseconds."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from streamer.cli.answers import ask
 from streamer.cli.failures import CommandError
@@ -82,12 +83,24 @@ def list_models(as_json: Json = False) -> None:
 
 
 def show(model: str, as_json: Json = False) -> None:
-    """Show a model's whole configuration as driftloop has it, defaults included."""
+    """Show a model's whole configuration as driftloop has it, defaults included; with --json, times in milliseconds."""
     found = published_model(settings(), model)
     if as_json:
         write_json(found.model_dump(mode="json", by_alias=True))
         return
-    console().print_json(data=found.model_dump(mode="json", by_alias=True))
+    console().print_json(data=_as_written(found))
+
+
+def _as_written(value: Any) -> Any:
+    """Return a configuration as plain data, with lengths of time as in the model's file."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {field.alias or name: _as_written(getattr(value, name)) for name, field in fields.items()}
+    if isinstance(value, Duration):
+        return value.text
+    if isinstance(value, dict):
+        return {key: _as_written(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple | frozenset | set) else value
 
 
 def allow(

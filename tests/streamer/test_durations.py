@@ -41,6 +41,7 @@ def test_a_configuration_reads_back_what_it_wrote(count: int, unit: str) -> None
     adapter = TypeAdapter(Duration)
     read = adapter.validate_python(f"{count}{unit}")
     assert adapter.validate_json(adapter.dump_json(read)) == read
+    assert adapter.validate_python(read.text) == read
 
 
 def test_a_wrong_one_is_a_validation_error_of_its_field() -> None:

@@ -211,6 +211,16 @@ def test_with_redis_away_the_deployment_is_taken_from_kafka(
         rollback.force(settings, "other", reason="r", actor="me")
 
 
+def test_a_configuration_is_shown_with_times_as_a_file_has_them(run: Run, evaluate: Evaluate) -> None:
+    shown = json.loads(run("models", "show", "churn").output)
+    machine = json.loads(run("models", "show", "churn", "--json").output)
+    assert (shown["labels"]["horizon"], machine["labels"]["horizon"]) == (
+        CHURN.labels.horizon.text,
+        int(CHURN.labels.horizon),
+    )
+    assert parse_model(shown, "shown") == parse_model(machine, "machine") == CHURN
+
+
 def test_models_are_checked_before_anything_is_published(run: Run, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text('name = "m"\ntask = "regression"\n[features]\nx = { kind = "numeric" }\n')

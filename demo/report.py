@@ -109,7 +109,7 @@ def _rows(summary: Summary) -> Iterator[tuple[int, str, str]]:
         counted = back_to_ms is not None and storm.end_ms > back_to_ms
         what = "a bad week, in the request" if counted else "a bad week, ridden out"
         if request is not None and storm.end_ms > request.at_ms:
-            what = "a bad week, as it was raised"
+            what = "a bad week, at the request"
         yield storm.end_ms, what, f"accuracy {storm.accuracy:.2f}{drop}"
     if request is None:
         return

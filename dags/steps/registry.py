@@ -28,7 +28,7 @@ REQUEST_TAG, STATUS_TAG = "driftloop.request_id", "driftloop.status"
 # MLflow refuses longer tags.
 _TAG_LENGTH = 4_000
 _FINISHED = "FINISHED"
-# Without it MLflow's pages take the experiment for one of language models, and show no runs of a training.
+# Else MLflow's pages guess what an experiment is about, and ask whoever comes first.
 _TRAINING_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 
 log = logging.getLogger(__name__)

@@ -73,6 +73,8 @@ def render(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [_happened(summary)]
     if summary.comparisons:
         parts += [Text(""), _comparisons(summary)]
+        if summary.sabotage:
+            parts.append(Text("The sabotage was of what was served, not of the model: here both answer as trained."))
     parts += [Text(""), *_links(summary.links)]
     style = "green" if summary.closed else "bold red"
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())

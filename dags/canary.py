@@ -45,10 +45,11 @@ def canary() -> None:
         from dags.steps import rollout
         from streamer.settings import load_settings
 
-        reason = failures({"dag_run": dag_run, "ti": ti})
+        reason, settings = failures({"dag_run": dag_run, "ti": ti}), load_settings()
         with ending_well():
             mine = rollout.Rollout.from_conf(dag_run.conf, dag_run.run_id)
-            rollout.roll_back(load_settings(), mine, reason)
+            reason = "; ".join(filter(None, (rollout.held_against(settings, mine), reason)))
+            rollout.roll_back(settings, mine, reason)
         return reason
 
     @task(retries=0)

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from redis.exceptions import RedisError
+
 from dags.steps.notify import insist, standing, tell
 from dags.steps.outcomes import BadConfError, Unmendable
+from streamer import redis_clients
 from streamer.commands import CommandRefused, was_refused
+from streamer.documents import CanaryView
 from streamer.events import CommandKind, LedgerEntry
 from streamer.settings import Settings
+from streamer.state import Keys
 
 # A reference just published takes a moment to reach every evaluate.
 REFERENCE_S = 60.0
@@ -131,6 +137,21 @@ def promote(settings: Settings, rollout: Rollout, last_step: int) -> dict[str, A
     registry.drop_alias(CHALLENGER, rollout.challenger)
     registry.tag(rollout.challenger, {STATUS_TAG: "champion", "driftloop.rollout_id": rollout.rollout_id})
     return {"epoch": stands.get("epoch"), "champion": rollout.challenger, "previous": registry.alias(PREVIOUS)}
+
+
+def held_against(settings: Settings, rollout: Rollout) -> str:
+    """Return what the newest verdict holds against the challenger; "" for nothing, or where it cannot be read."""
+    try:
+        with redis_clients.connect(settings, socket_connect_timeout=3, socket_timeout=5) as client:
+            document: Any = client.get(Keys(settings.namespace).canary(rollout.model))
+        view = msgspec.json.decode(document or b"", type=CanaryView)
+    except (RedisError, msgspec.DecodeError):
+        # A rollback waits for nobody: it says less then.
+        return ""
+    verdict = view.verdict
+    if view.rollout_id != rollout.rollout_id or verdict is None or verdict.status in ("pass", "running"):
+        return ""
+    return f"{verdict.status}: {verdict.reason}"
 
 
 def roll_back(settings: Settings, rollout: Rollout, reason: str) -> dict[str, Any]:

@@ -290,6 +290,7 @@ def test_a_bad_challenger_is_rolled_back_and_the_run_shows_it(scene: Scene) -> N
     assert scene.registry.alias(CHALLENGER) is None
     tags = scene.registry.tags(conf["challenger"])
     assert tags[STATUS_TAG] == "rolled_back"
+    assert tags["driftloop.reason"].startswith("fail: ")
     assert "step_1.wait failed" in tags["driftloop.reason"]
 
 

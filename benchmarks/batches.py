@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from benchmarks import traffic
-from streamer.arrow_encoder import Piece, encode_labels, encode_predictions
-from streamer.batches import LabelColumns, PredictionColumns
+from streamer.client.arrow_encoder import Piece, encode_labels, encode_predictions
+from streamer.client.batches import LabelColumns, PredictionColumns
 
 # Of one model at a time; the SDK's encoder cuts them into messages of some 6,000.
 _ROWS = 30_000

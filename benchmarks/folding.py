@@ -14,8 +14,8 @@ import typer
 from benchmarks import batches, traffic
 from streamer.catalog import Catalog
 from streamer.ingest import RAW, Ingest
-from streamer.join_script import RedisRecords
-from streamer.labels import JoinStore
+from streamer.join.labels import JoinStore
+from streamer.join.script import RedisRecords
 from streamer.settings import Settings
 from streamer.stage import Batch, Partition, Standing
 from streamer.state import Keys

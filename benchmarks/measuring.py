@@ -18,8 +18,8 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, To
 from confluent_kafka.admin import AdminClient
 
 from benchmarks import traffic
-from streamer import kafka_clients
 from streamer.events import Prediction
+from streamer.kafka import clients as kafka_clients
 from streamer.local.stack import Stack
 from streamer.local.worker import DEFAULT_COMMAND
 from streamer.models import ModelConfig

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Curve, Figure, figure
-from streamer import topics
+from streamer.kafka import topics
+from streamer.kafka.reader import read_to_end
 from streamer.local.stack import Stack
 from streamer.sdk import Client, CloseReport, TransportName
 from streamer.settings import Settings
-from streamer.topic_reader import read_to_end
 
 _TRANSPORTS: tuple[TransportName, ...] = ("kafka-python", "librdkafka")
 _PATIENCE_S = 60.0

@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import Producer
 
 from benchmarks import measuring, traffic
-from streamer import kafka_clients
+from streamer.kafka import clients as kafka_clients
 from streamer.local.processes import MARKER
 from streamer.local.stack import Stack
 

@@ -26,16 +26,17 @@ from benchmarks.figures import Curve, Figure, figure
 from monitors.panes import Boundaries
 from monitors.profile import ReferenceProfile, build_profile
 from monitors.sketch import encode_pairs
-from streamer import kafka_clients, topics
 from streamer.catalog import Model, describe
+from streamer.evaluation.model_record import Watched
+from streamer.evaluation.pane_store import PaneKey
+from streamer.evaluation.shard import Shard
 from streamer.events import Increment
+from streamer.kafka import clients as kafka_clients
+from streamer.kafka import topics
+from streamer.kafka.partitioning import partition_of
 from streamer.local.stack import Stack, environment_of
-from streamer.model_record import Watched
 from streamer.models import parse_model
-from streamer.pane_store import PaneKey
-from streamer.partitioning import partition_of
 from streamer.settings import Settings
-from streamer.shard import Shard
 from streamer.stage import Record
 
 _COMMAND = "make bench ARGS='--only restart'"

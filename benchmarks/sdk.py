@@ -21,9 +21,9 @@ from rich.table import Table
 
 from benchmarks import traffic
 from benchmarks.figures import Curve, Figure, figure
-from streamer import topics
-from streamer.arguments import checked_prediction, encoded
+from streamer.client.arguments import checked_prediction, encoded
 from streamer.events import Prediction
+from streamer.kafka import topics
 from streamer.local.stack import Stack
 from streamer.sdk import Client, TransportName
 from streamer.settings import Settings

@@ -22,8 +22,8 @@ from confluent_kafka import KafkaException
 from benchmarks import measuring
 from benchmarks.figures import Curve, Figure, Findings, Results, read_results
 from benchmarks.machine import this_machine
+from streamer.kafka.topics import TopicError
 from streamer.local.processes import StackError
-from streamer.topics import TopicError
 
 _STOP_S = 30.0
 

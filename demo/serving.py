@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from demo.flights import FEATURES, Slot
-from streamer.batches import LabelColumns
+from streamer.client.batches import LabelColumns
 from streamer.routing import UNKNOWN_VERSION
 from streamer.scoring import Outputs, Predict, Scorer
 from streamer.sdk import Client

@@ -18,20 +18,24 @@ from confluent_kafka import Producer
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from streamer import kafka_access, kafka_clients, membership, memory, redis_clients, telemetry
+from streamer import redis_clients, telemetry
 from streamer.catalog import Catalog
-from streamer.control import control_tables
 from streamer.evaluate import Evaluate
+from streamer.evaluation.live import LiveWriter
 from streamer.events import Command, encode
-from streamer.heartbeat import Pulse
 from streamer.ingest import RAW, Ingest
-from streamer.labels import JoinStore
-from streamer.live import LiveWriter
+from streamer.join.labels import JoinStore
+from streamer.kafka import access as kafka_access
+from streamer.kafka import clients as kafka_clients
+from streamer.kafka import membership
+from streamer.kafka.topics import check, topic_ids
+from streamer.process import memory
+from streamer.process.control import control_tables
+from streamer.process.heartbeat import Pulse
+from streamer.process.watchdog import Watchdog
 from streamer.settings import Settings
 from streamer.state import Keys
-from streamer.topics import check, topic_ids
 from streamer.transaction import TransactionalStep
-from streamer.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -289,7 +293,7 @@ def run(settings: Settings, role: Role = "all") -> int:
         Before anything runs, when a topic is missing or cannot be used.
     """
     telemetry.configure_logging()
-    for chatty in ("faust", "mode", "aiokafka", "streamer.control"):
+    for chatty in ("faust", "mode", "aiokafka", "streamer.process.control"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     for report in check(settings):
         if report.outcome == "differs":

@@ -12,8 +12,8 @@ import uuid_utils
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Command, CommandKind, LedgerEntry, encode
-from streamer.kafka_clients import consumer_config, producer_config
-from streamer.partitioning import partition_of
+from streamer.kafka.clients import consumer_config, producer_config
+from streamer.kafka.partitioning import partition_of
 from streamer.settings import Settings
 
 RESEND_S = 5.0

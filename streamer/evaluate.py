@@ -13,19 +13,20 @@ import structlog
 
 from monitors import lifecycle
 from monitors.sketch import decode_many
-from streamer import effects, telemetry
-from streamer.author import Author
+from streamer import telemetry
 from streamer.catalog import Catalog, Model
 from streamer.decode import is_name
+from streamer.evaluation import effects
+from streamer.evaluation.author import Author
+from streamer.evaluation.model_record import FAULTS, Watched
+from streamer.evaluation.pane_store import Pairs, PaneKey, Source, in_threes, known_once
+from streamer.evaluation.shard import Shard, restore_shard
+from streamer.evaluation.state_log import ShardPosition, read_partitions
 from streamer.events import UNREADABLE, Command, Increment, ModelMark, Partial, SourceProgress
 from streamer.explain import is_deep
-from streamer.model_record import FAULTS, Watched
-from streamer.pane_store import Pairs, PaneKey, Source, in_threes, known_once
-from streamer.partitioning import partition_of
+from streamer.kafka.partitioning import partition_of
 from streamer.settings import Settings
-from streamer.shard import Shard, restore_shard
 from streamer.stage import Batch, Partition, Record, Standing, StepFailed, resume
-from streamer.state_log import ShardPosition, read_partitions
 
 log = structlog.get_logger(__name__)
 

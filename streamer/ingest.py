@@ -14,27 +14,28 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from streamer import deadletters, telemetry
-from streamer.arrow_schema import BEGIN
-from streamer.bulk_decode import BulkDecoder, Fault
+from streamer import telemetry
 from streamer.catalog import Catalog
+from streamer.counting.fold import Counted, Folder
+from streamer.counting.increments import Binned
+from streamer.counting.labelling import context_contributions, given_features, given_labels, given_predictions, joins
+from streamer.counting.rows import EventRows, Places, Rows
 from streamer.decode import Kind
+from streamer.decoding.arrow_schema import BEGIN
+from streamer.decoding.bulk_decode import BulkDecoder, Fault
 from streamer.events import Increment, ModelMark, Partial, SourceProgress
 from streamer.explain import known_field
-from streamer.fold import Counted, Folder
-from streamer.increments import Binned
-from streamer.join_bulk import Given
-from streamer.labelling import context_contributions, given_features, given_labels, given_predictions, joins
-from streamer.labels import JoinStore
-from streamer.notices import Notices
-from streamer.partitioning import partition_of
-from streamer.rows import EventRows, Places, Rows
+from streamer.join.bulk import Given
+from streamer.join.labels import JoinStore
+from streamer.join.sync_rhythm import SyncRhythm
+from streamer.kafka.partitioning import partition_of
+from streamer.letters import deadletters
+from streamer.letters.notices import Notices
 from streamer.settings import Settings
 from streamer.stage import Batch, Partition, Record, Standing, resume
-from streamer.sync_rhythm import SyncRhythm
 
 if TYPE_CHECKING:
-    from streamer.arrow_checks import Buried
+    from streamer.decoding.arrow_checks import Buried
 
 log = structlog.get_logger(__name__)
 
@@ -206,9 +207,9 @@ class Ingest:
     def _read_many(self, read: Read, at: int) -> None:
         """Read a message of many events."""
         # Where nobody sends any, a worker does without Arrow: a quarter of its memory at rest.
-        from streamer.arrow_batches import read as read_batch
-        from streamer.arrow_checks import sorted_out
-        from streamer.arrow_stream import Malformed
+        from streamer.decoding.arrow_batches import read as read_batch
+        from streamer.decoding.arrow_checks import sorted_out
+        from streamer.decoding.arrow_stream import Malformed
 
         place = read.places.take(np.array([at]))
         try:

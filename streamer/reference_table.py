@@ -15,7 +15,7 @@ import polars as pl
 from monitors.performance import PerformanceSchema, canonical
 from monitors.profile import PerformanceBaseline, ReferenceProfile, build_profile
 from streamer.catalog import describe
-from streamer.columns import PREDICTION, SCORE
+from streamer.counting.columns import PREDICTION, SCORE
 from streamer.models import ModelConfig
 from streamer.references import ProfileError
 

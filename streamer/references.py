@@ -12,10 +12,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from monitors.profile import MANIFEST, ReferenceProfile
 from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, UNREADABLE
-from streamer.kafka_clients import producer_config
+from streamer.kafka.clients import producer_config
+from streamer.kafka.reader import newest_by_key
 from streamer.models import ModelConfig, parse_stored_model
 from streamer.settings import ConfigError, Settings
-from streamer.topic_reader import newest_by_key
 
 _TIMEOUT_S = 30.0
 

@@ -10,10 +10,10 @@ from confluent_kafka import KafkaException
 
 from streamer import commands, redis_clients
 from streamer.events import Deployment, encode
-from streamer.partitioning import partition_of
+from streamer.kafka.partitioning import partition_of
+from streamer.kafka.reader import newest_by_key
 from streamer.settings import Settings
 from streamer.state import OLDER_SPLIT, Keys
-from streamer.topic_reader import newest_by_key
 
 # Above anything evaluate may have published unseen; it goes on from there when it has read the command.
 EPOCH_LEAP = 1_000_000

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from monitors.performance import canonical
-from streamer.batches import PredictionColumns, column
+from streamer.client.batches import PredictionColumns, column
 from streamer.routing import UNKNOWN_VERSION, Choice
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import uuid_utils
 
-from streamer.arguments import checked_features, checked_label, checked_prediction, encoded, identifier, name
-from streamer.batch_encoding import BatchEncoding, BatchFormat
-from streamer.batches import LabelColumns, PredictionColumns, now_ms
-from streamer.client_settings import (
+from streamer.client.arguments import checked_features, checked_label, checked_prediction, encoded, identifier, name
+from streamer.client.batch_encoding import BatchEncoding, BatchFormat
+from streamer.client.batches import LabelColumns, PredictionColumns, now_ms
+from streamer.client.client_settings import (
     DEFAULT_QUEUE_SIZE,
     DEFAULT_REDIS,
     DEFAULT_SERVERS,
@@ -22,12 +22,12 @@ from streamer.client_settings import (
     TransportName,
     client_settings,
 )
-from streamer.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
+from streamer.client.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
+from streamer.client.outbox import CloseReport, Outbox, Stats
+from streamer.client.spool import Spool
+from streamer.client.transport import KafkaPythonTransport, Transport, kafka_python_options
 from streamer.events import FeatureLog, Label, Origin, Prediction
-from streamer.outbox import CloseReport, Outbox, Stats
 from streamer.routing import UNKNOWN_VERSION, Choice, SplitReader
-from streamer.spool import Spool
-from streamer.transport import KafkaPythonTransport, Transport, kafka_python_options
 
 __all__ = [
     "Choice",
@@ -73,9 +73,9 @@ class Client:
     ------
     ValueError
         When an argument cannot be; the message names it, without Redis' address, which may hold a password.
-    streamer.kafka_clients.KafkaPropertyError
+    streamer.kafka.clients.KafkaPropertyError
         When a Kafka property is not known or not valid.
-    streamer.spool.SpoolError
+    streamer.client.spool.SpoolError
         When the spool cannot be opened, or another process uses it.
 
     Notes
@@ -394,7 +394,7 @@ def _connector(properties: Mapping[str, object], transport: TransportName) -> Ca
     if transport != "librdkafka":
         raise ValueError(f"transport: got {transport!r}, wanted kafka-python or librdkafka")
     try:
-        from streamer.fast_transport import LibrdkafkaTransport
+        from streamer.client.fast_transport import LibrdkafkaTransport
     except ImportError as error:
         raise ValueError("transport: librdkafka needs confluent-kafka; pip install 'driftloop[worker]'") from error
     return lambda: LibrdkafkaTransport(properties)

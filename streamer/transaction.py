@@ -12,10 +12,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from streamer import telemetry
-from streamer.log_offsets import patiently
+from streamer.kafka.offsets import patiently
+from streamer.kafka.topics import MAX_DEAD_LETTER_BYTES
 from streamer.reading import Reading
 from streamer.stage import Partition, Record, Stage, Standing, StepFailed
-from streamer.topics import MAX_DEAD_LETTER_BYTES
 
 log = structlog.get_logger(__name__)
 

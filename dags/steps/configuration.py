@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from streamer.kafka.reader import newest_by_key
 from streamer.models import ModelConfig, parse_model
 from streamer.settings import ConfigError, Settings
-from streamer.topic_reader import newest_by_key
 
 
 def read_config(settings: Settings, model: str) -> ModelConfig:

@@ -13,12 +13,13 @@ import polars as pl
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from monitors.performance import canonical
-from streamer import kafka_clients, topics
 from streamer.decode import decode
+from streamer.decoding.singles import singles
 from streamer.events import OffsetRange
+from streamer.kafka import clients as kafka_clients
+from streamer.kafka import topics
 from streamer.models import ModelConfig
 from streamer.settings import Settings
-from streamer.singles import singles
 
 Kind = Literal["predictions", "features", "labels"]
 _BATCH = 10_000

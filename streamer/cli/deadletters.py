@@ -15,8 +15,8 @@ from streamer.cli.present import Json, console, moment, plain_table, write_json
 from streamer.cli.surroundings import require_kafka, settings
 
 if TYPE_CHECKING:
-    from streamer.deadletters import Letter, Wanted
-    from streamer.letter_replay import Replayed
+    from streamer.letters.deadletters import Letter, Wanted
+    from streamer.letters.replay import Replayed
     from streamer.settings import Settings
 
 _SOURCES = ("predictions", "features", "labels")
@@ -48,7 +48,7 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """List the newest dead letters: where each stood and what was wrong with it."""
-    from streamer import deadletters
+    from streamer.letters import deadletters
 
     configured = settings()
     wanted = _wanted(configured, topic, field, reason, within)
@@ -86,7 +86,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one dead letter, with the bytes that came; what a terminal would obey is written as an escape."""
-    from streamer import deadletters
+    from streamer.letters import deadletters
 
     configured = settings()
     require_kafka(configured)
@@ -121,7 +121,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send dead letters to the topics they came from, once each: by their ids, or all that are of some kind."""
-    from streamer import letter_replay
+    from streamer.letters import replay as letter_replay
 
     configured = settings()
     wanted = _wanted(configured, topic, field, reason, within)
@@ -160,8 +160,8 @@ class _Progress:
 def _wanted(
     configured: Settings, topic: str | None, field: str | None, reason: str | None, within: str | None
 ) -> Wanted:
-    from streamer.deadletters import Wanted
     from streamer.durations import Duration
+    from streamer.letters.deadletters import Wanted
 
     if topic is not None and topic not in _SOURCES:
         raise CommandError(f"--topic: got {topic!r}, wanted one of {', '.join(_SOURCES)}", code=USAGE)

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: Json = False) -> None:
     """Check configuration, Kafka, topics, Redis, models, workers, clocks, MLflow, Airflow; say what to do."""
-    from streamer.doctor import examine
+    from streamer.diagnosis.doctor import examine
 
     screen = console()
     checks = []

@@ -28,8 +28,8 @@ def ledger(
     as_json: Json = False,
 ) -> None:
     """Print what has happened to a model's requests, rollouts and deployment: when, who, why."""
-    from streamer.partitioning import partition_of
-    from streamer.topic_reader import read_to_end
+    from streamer.kafka.partitioning import partition_of
+    from streamer.kafka.reader import read_to_end
 
     configured = settings()
     published_model(configured, model)

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def recount(as_json: Json = False) -> None:
     """Count every event of the log again and hold it against the workers' counts, which may go on meanwhile."""
-    from streamer import recount as counting
+    from streamer.audit import recount as counting
 
     configured = settings()
     require_kafka(configured)

@@ -41,7 +41,7 @@ def replay(
     """Send recorded events in order of their time, predictions and labels together."""
     configured = settings()
     if rebuild_join:
-        from streamer.join_rebuild import rebuild
+        from streamer.audit.join_rebuild import rebuild
 
         require_kafka(configured)
         done = rebuild(configured, now_ms=now_ms())

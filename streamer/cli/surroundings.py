@@ -94,7 +94,7 @@ def live_view(configured: Settings) -> Iterator[LiveView]:
 
 def require_kafka(configured: Settings) -> None:
     """Return when Kafka answers; `Unreachable` within seconds when it does not, or lets this client not in."""
-    from streamer import kafka_access
+    from streamer.kafka import access as kafka_access
 
     kafka_access.require(configured, timeout_s=PATIENCE_S)
 

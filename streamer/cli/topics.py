@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def create(as_json: Json = False) -> None:
     """Make the topics that are missing; safe to repeat."""
-    from streamer import topics
+    from streamer.kafka import topics
 
     configured = settings()
     require_kafka(configured)
@@ -29,8 +29,8 @@ def create(as_json: Json = False) -> None:
 
 def check(as_json: Json = False) -> None:
     """Compare the topics there are with the configuration; make nothing. Fails when one is missing."""
-    from streamer import topics
-    from streamer.doctor import missing_topics
+    from streamer.diagnosis.doctor import missing_topics
+    from streamer.kafka import topics
 
     configured = settings()
     require_kafka(configured)

@@ -39,7 +39,9 @@ def worker(
     ] = None,
 ) -> None:
     """Run the stream worker until SIGTERM: it reads events, keeps the live view and decides."""
-    from streamer import app, kafka_access, memory
+    from streamer import app
+    from streamer.kafka import access as kafka_access
+    from streamer.process import memory
 
     memory.share()
     configured = settings()

@@ -16,8 +16,8 @@ from types import TracebackType
 
 from pydantic import SecretStr
 
-from streamer import topics
 from streamer.durations import Duration
+from streamer.kafka import topics
 from streamer.local.airflow import Airflow
 from streamer.local.kafka import Kafka
 from streamer.local.mlflow import Mlflow

@@ -17,7 +17,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from streamer import topics
+from streamer.kafka import topics
 from streamer.local.stack import Stack
 from streamer.settings import Settings
 from streamer.telemetry import configure_logging

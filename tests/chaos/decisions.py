@@ -10,13 +10,13 @@ from unittest.mock import patch
 import msgspec
 
 from monitors.lifecycle import FINAL
-from streamer import kafka_clients
 from streamer.catalog import Catalog
 from streamer.evaluate import Evaluate
+from streamer.evaluation.state_log import decode_position, read_partitions
+from streamer.kafka import clients as kafka_clients
+from streamer.kafka.reader import read_to_end
 from streamer.settings import Settings
 from streamer.stage import Batch, Partition, Standing
-from streamer.state_log import decode_position, read_partitions
-from streamer.topic_reader import read_to_end
 from tests.chaos.retraining import LEFT_ALONE
 
 Document = dict[str, Any]

@@ -15,9 +15,11 @@ import typer
 from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streamer import doctor, recount, topics
-from streamer.evaluate_state import read_committed
-from streamer.kafka_clients import admin_config, producer_config
+from streamer.audit import recount
+from streamer.diagnosis import doctor
+from streamer.evaluation.evaluate_state import read_committed
+from streamer.kafka import topics
+from streamer.kafka.clients import admin_config, producer_config
 from streamer.local.stack import Stack
 from streamer.settings import Settings
 from streamer.telemetry import configure_logging

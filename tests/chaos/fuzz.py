@@ -17,9 +17,11 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from monitors.profile import build_profile
-from streamer import deadletters, recount, topics
+from streamer.audit import recount
 from streamer.catalog import Catalog
-from streamer.evaluate_state import read_committed
+from streamer.evaluation.evaluate_state import read_committed
+from streamer.kafka import topics
+from streamer.letters import deadletters
 from streamer.local.stack import Stack
 from streamer.local.web import answers
 from streamer.references import publish, publish_models

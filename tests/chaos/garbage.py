@@ -14,14 +14,14 @@ import typer
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamer.cli.surroundings import require_kafka, stack_environment
-from streamer.deadletters import Letter, list_letters
-from streamer.kafka_access import Unreachable
-from streamer.kafka_clients import producer_config
+from streamer.kafka.access import Unreachable
+from streamer.kafka.clients import producer_config
+from streamer.kafka.reader import ReadError
+from streamer.kafka.topics import MAX_MESSAGE_BYTES
+from streamer.letters.deadletters import Letter, list_letters
 from streamer.references import read_models
 from streamer.settings import Settings, load_settings
 from streamer.telemetry import configure_logging
-from streamer.topic_reader import ReadError
-from streamer.topics import MAX_MESSAGE_BYTES
 from tests.chaos.faults import MODEL, Fault, mixture
 
 # Topic, partition, offset.

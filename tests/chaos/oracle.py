@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from streamer.arrow_schema import BEGIN
-from streamer.arrow_stream import Malformed, read_stream
 from streamer.catalog import Catalog
+from streamer.counting.labelling import unusable
 from streamer.decode import Event, Kind, decode
+from streamer.decoding.arrow_schema import BEGIN
+from streamer.decoding.arrow_stream import Malformed, read_stream
 from streamer.explain import explain_future, explain_invalid
-from streamer.labelling import unusable
 
 
 def judge(

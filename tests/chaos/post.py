@@ -13,7 +13,7 @@ from streamer.catalog import Catalog
 from streamer.decode import Event, decode
 from streamer.decode import Kind as Topic
 from streamer.events import FeatureLog
-from streamer.kafka_clients import producer_config
+from streamer.kafka.clients import producer_config
 from streamer.models import parse_model
 from streamer.settings import Settings
 from tests.chaos.faults import FAULTS, MODEL

@@ -15,8 +15,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from monitors.lifecycle import rollout_id_of
 from streamer.commands import new_command
 from streamer.events import Command, CommandKind, RetrainRequest, encode
-from streamer.kafka_clients import consumer_config, producer_config
-from streamer.partitioning import partition_of
+from streamer.kafka.clients import consumer_config, producer_config
+from streamer.kafka.partitioning import partition_of
 from streamer.settings import Settings
 from tests.chaos.models import CHALLENGER, MODELS
 

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
-from streamer.deadletters import Letter
+from streamer.letters.deadletters import Letter
 from tests.chaos.faults import Fault
 
 _MOST_TOLD = 20

@@ -13,7 +13,7 @@ import msgspec
 from confluent_kafka import KafkaError, Message, Producer
 
 from dags.steps.bootstrap import set_champion
-from streamer.kafka_clients import producer_config
+from streamer.kafka.clients import producer_config
 from streamer.local.stack import Stack
 from streamer.sdk import Client
 from streamer.settings import Settings

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from streamer.decode import Kind
-from streamer.partitioning import partition_of
+from streamer.kafka.partitioning import partition_of
 from tests.chaos.models import CARRIERS, CHALLENGER, CLASSES, MODELS, PANE_MS, REGIONS, T0, UNKNOWN, VERSION
 
 PARTITIONS = 4

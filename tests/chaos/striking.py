@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from streamer.join_rebuild import rebuild
+from streamer.audit.join_rebuild import rebuild
 from streamer.settings import Settings
 from tests.chaos.outage import start_without_broker
 from tests.chaos.schedule import OF_SERVERS, Blow

@@ -10,14 +10,14 @@ import msgspec
 import redis
 from confluent_kafka import Consumer, TopicPartition
 
-from streamer import recount
-from streamer.deadletters import list_letters
-from streamer.evaluate_state import Committed, read_committed
-from streamer.kafka_clients import consumer_config, librdkafka
+from streamer.audit import recount
+from streamer.evaluation.evaluate_state import Committed, read_committed
+from streamer.evaluation.shard import restore_shard
+from streamer.evaluation.state_log import read_partitions
+from streamer.kafka.clients import consumer_config, librdkafka
+from streamer.letters.deadletters import list_letters
 from streamer.settings import Settings
-from streamer.shard import restore_shard
 from streamer.state import Keys
-from streamer.state_log import read_partitions
 from tests.chaos.decisions import compare_decisions
 from tests.chaos.garbage import MANY, Found, Garbage, hold_against
 from tests.chaos.stream import Answer

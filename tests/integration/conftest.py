@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streamer import topics
+from streamer.kafka import topics
 from streamer.local.stack import Stack
 from streamer.settings import Settings
 

@@ -12,12 +12,12 @@ import redis
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from streamer import topics
-from streamer.checks import Check
-from streamer.doctor import examine
+from streamer.diagnosis.checks import Check
+from streamer.diagnosis.doctor import examine
+from streamer.diagnosis.transaction_checks import transactions
+from streamer.kafka import topics
 from streamer.settings import KafkaSettings, Settings
 from streamer.state import Keys
-from streamer.transaction_checks import transactions
 from tests.integration.events import MODEL, T0, publish, send_events
 from tests.integration.running import WorkerProcess, running_worker, wait_for
 

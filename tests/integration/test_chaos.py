@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer import topics
+from streamer.kafka import topics
 from streamer.local.kafka import is_declared_dead
 from streamer.local.stack import Stack
 from streamer.settings import Settings

@@ -17,9 +17,10 @@ import redis
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner, Result
 
-from streamer import join_rebuild, references
+from streamer import references
+from streamer.audit import join_rebuild
 from streamer.cli.frame import build
-from streamer.doctor import missing_topics
+from streamer.diagnosis.doctor import missing_topics
 from streamer.references import ProfileError
 from streamer.settings import Settings
 from streamer.state import Keys

@@ -13,8 +13,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from streamer import commands
 from streamer.commands import CommandRefused, CommandTimeout, new_command
 from streamer.events import Command, LedgerEntry, encode
-from streamer.kafka_clients import consumer_config, producer_config
-from streamer.partitioning import partition_of
+from streamer.kafka.clients import consumer_config, producer_config
+from streamer.kafka.partitioning import partition_of
 from streamer.settings import Settings
 
 pytestmark = pytest.mark.integration

@@ -20,15 +20,16 @@ import redis
 from dags.steps.bootstrap import bootstrap, set_champion
 from dags.steps.notify import insist, tell
 from dags.steps.registry import CHALLENGER, CHAMPION, PREVIOUS, STATUS_TAG, Registry
-from streamer import references, topics
+from streamer import references
 from streamer.commands import new_command, send
 from streamer.documents import ModelView
 from streamer.events import RetrainRequest
+from streamer.kafka import topics
+from streamer.kafka.reader import read_to_end
 from streamer.local.stack import Stack, environment_of
 from streamer.models import ModelConfig
 from streamer.settings import AirflowSettings, MlflowSettings, Settings
 from streamer.state import Keys
-from streamer.topic_reader import read_to_end
 from streamer.view import LiveView
 from tests.integration.play_dag import RESULT
 from tests.integration.running import running_worker

@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from streamer import deadletters, letter_replay
-from streamer.deadletters import REPLAYED_HEADER, DeadLetterError, Wanted, build, count_since, find, list_letters, show
-from streamer.letter_replay import Replayed, replay, replay_wanted
+from streamer.kafka.reader import read_to_end
+from streamer.letters import deadletters
+from streamer.letters import replay as letter_replay
+from streamer.letters.deadletters import (
+    REPLAYED_HEADER,
+    DeadLetterError,
+    Wanted,
+    build,
+    count_since,
+    find,
+    list_letters,
+    show,
+)
+from streamer.letters.replay import Replayed, replay, replay_wanted
 from streamer.settings import Settings
-from streamer.topic_reader import read_to_end
 
 pytestmark = pytest.mark.integration
 

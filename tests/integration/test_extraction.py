@@ -9,8 +9,8 @@ from confluent_kafka.admin import AdminClient
 
 from dags.steps import data
 from dags.steps.offsets import OffsetsError, read_events
-from streamer import topics
 from streamer.events import FeatureLog, Label, OffsetRange, Prediction, RetrainRequest, encode
+from streamer.kafka import topics
 from streamer.models import parse_model
 from streamer.settings import Settings
 from tests.streamer.arrows import arrow_of

@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 
 from streamer.decode import decode
 from streamer.events import Deployment, encode
+from streamer.kafka.reader import read_to_end
 from streamer.settings import Settings
 from streamer.state import Keys
-from streamer.topic_reader import read_to_end
 from tests.integration.running import environment
 
 pytestmark = pytest.mark.integration

@@ -17,7 +17,7 @@ import pytest
 import redis
 from confluent_kafka import Consumer, Producer
 
-from streamer import topics
+from streamer.kafka import topics
 from streamer.local.processes import Launcher, StackError, identify, marked
 from streamer.local.record import Record, running_stack
 from streamer.local.stack import Stack, environment_of

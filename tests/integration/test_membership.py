@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from streamer import kafka_clients
-from streamer.membership import leave_if_outdated
+from streamer.kafka import clients as kafka_clients
+from streamer.kafka.membership import leave_if_outdated
 from streamer.settings import Settings
 from tests.integration.running import wait_for
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from streamer import recount
-from streamer.deadletters import list_letters
+from streamer.audit import recount
 from streamer.events import ARROW_STREAM, CONTENT_TYPE_HEADER
+from streamer.letters.deadletters import list_letters
 from streamer.settings import Settings
 from tests.integration.events import MODEL, T0, publish, send_events
 from tests.integration.running import WorkerProcess, wait_for

@@ -16,17 +16,17 @@ import pytest
 import redis
 from confluent_kafka.admin import AdminClient
 
+from streamer.client.entry import BATCH_HEADERS
 from streamer.decode import decode
-from streamer.entry import BATCH_HEADERS
+from streamer.decoding.singles import singles
 from streamer.events import Deployment, Label, Prediction, encode
-from streamer.kafka_clients import admin_config
+from streamer.kafka.clients import admin_config
+from streamer.kafka.partitioning import murmur2
+from streamer.kafka.reader import read_to_end
 from streamer.local.stack import Stack
-from streamer.partitioning import murmur2
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns, TransportName
 from streamer.settings import Settings
-from streamer.singles import singles
 from streamer.state import Keys
-from streamer.topic_reader import read_to_end
 from tests.integration.running import environment
 
 pytestmark = pytest.mark.integration

@@ -15,8 +15,10 @@ from confluent_kafka.admin import AclBinding, ResourceType
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
-from streamer import commands, kafka_access, topics
+from streamer import commands
 from streamer.cli.frame import build
+from streamer.kafka import access as kafka_access
+from streamer.kafka import topics
 from streamer.local.airflow import Airflow
 from streamer.local.ports import Ports
 from streamer.local.postgres import Postgres

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import Producer
 
+from streamer.kafka.reader import ReadError, newest_by_key, newest_records, read_ranges, read_to_end
 from streamer.settings import Settings
-from streamer.topic_reader import ReadError, newest_by_key, newest_records, read_ranges, read_to_end
 
 pytestmark = pytest.mark.integration
 

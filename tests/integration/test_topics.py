@@ -7,8 +7,8 @@ import time
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from streamer.kafka.topics import TOPICS, TopicError, check, ensure, topic_ids
 from streamer.settings import Settings, TopicSettings
-from streamer.topics import TOPICS, TopicError, check, ensure, topic_ids
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,9 @@ from confluent_kafka import IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from streamer.kafka.reader import read_to_end
 from streamer.settings import Settings
 from streamer.stage import Batch, Partition, Record, Standing, resume
-from streamer.topic_reader import read_to_end
 from streamer.transaction import TransactionalStep
 
 pytestmark = pytest.mark.integration

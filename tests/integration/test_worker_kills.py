@@ -9,7 +9,7 @@ import time
 import pytest
 
 from streamer.catalog import Catalog
-from streamer.evaluate_state import PaneCounts, read_panes
+from streamer.evaluation.evaluate_state import PaneCounts, read_panes
 from streamer.settings import Settings
 from tests.integration.events import MODEL, profile_of, publish, send_events
 from tests.integration.running import WorkerProcess, wait_for

@@ -15,13 +15,13 @@ from dags.steps.retraining import REPORT
 from demo.flights import at
 from demo.screen import Screen
 from demo.story import MODEL_FILE, Plan, Story
-from streamer import recount
+from streamer.audit import recount
 from streamer.durations import Duration
 from streamer.events import LedgerEntry
+from streamer.kafka.reader import read_to_end
 from streamer.models import ModelConfig, read_model
 from streamer.settings import Settings
 from streamer.state import Keys
-from streamer.topic_reader import read_to_end
 from streamer.view import LiveView
 from tests.loop.documented import unlike
 

@@ -14,18 +14,18 @@ import pytest
 from monitors.profile import PerformanceBaseline, ReferenceProfile, build_profile
 from streamer import evaluate as evaluate_module
 from streamer.catalog import Catalog
-from streamer.columns import Coded
+from streamer.counting.columns import Coded
+from streamer.counting.fleet import Fleet
+from streamer.counting.fold import Folder
+from streamer.counting.layouts import Layouts, layout_of
+from streamer.counting.rows import EventRows, Places
 from streamer.evaluate import Evaluate
+from streamer.evaluation.state_log import replay
 from streamer.events import Command, Label, ModelMark, Partial, Prediction, SourceProgress, encode
-from streamer.fleet import Fleet
-from streamer.fold import Folder
-from streamer.labels import Contribution
-from streamer.layouts import Layouts, layout_of
+from streamer.join.labels import Contribution
 from streamer.models import ModelConfig, parse_model
-from streamer.rows import EventRows, Places
 from streamer.settings import Settings
 from streamer.stage import Batch, Partition, Record, Standing
-from streamer.state_log import replay
 
 PANE = 60_000
 T0 = 1_700_000_040_000 // PANE * PANE

@@ -10,8 +10,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from streamer.join_records import EXPIRY_DIGITS, MAX_OF_A_KIND
-from streamer.join_script import WHOLE_FIELD
+from streamer.join.records import EXPIRY_DIGITS, MAX_OF_A_KIND
+from streamer.join.script import WHOLE_FIELD
 
 # A key, a field, and its value; None as a field deletes the key.
 Write = tuple[str, bytes | None, bytes]
@@ -52,7 +52,7 @@ def sent(blob: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class MemoryRecords:
-    """In place of `streamer.join_script.RedisRecords`."""
+    """In place of `streamer.join.script.RedisRecords`."""
 
     def __init__(self) -> None:
         self.records: dict[tuple[int, bytes], bytes] = {}

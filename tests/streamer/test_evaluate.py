@@ -133,7 +133,7 @@ def test_a_model_shown_before_all_commands_were_read_is_shown_again_with_its_spl
     _, at_ms, value = log.records[0]
     player.evaluate.fold(Batch(COMMANDS, 0, 1, False, at_ms, [0], [at_ms], [None], [value]))
     (shard,) = player.evaluate._shards.values()
-    # What `streamer.live` notes once it has written a model's documents.
+    # What `streamer.evaluation.live` notes once it has written a model's documents.
     shard.models["churn"].shown = True
     player.evaluate.fold(Batch(COMMANDS, 1, 1, True, at_ms))
     assert shard.commands_read
@@ -312,7 +312,7 @@ def test_a_fault_in_one_model_is_marked_and_does_not_stop_the_stage(monkeypatch:
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("out of cheese")
 
-    monkeypatch.setattr("streamer.author.looks.drift_look", broken)
+    monkeypatch.setattr("streamer.evaluation.author.looks.drift_look", broken)
     player = played(drifting(config()), monkeypatch)
     (entry,) = player.values("ledger.v1")
     assert entry["state"] == "faulted"
@@ -363,7 +363,7 @@ def keys_of_panes(player: Player) -> list[str]:
 
 
 def test_panes_past_their_retention_leave_nothing_in_the_state(monkeypatch: Any) -> None:
-    monkeypatch.setattr("streamer.pane_store._PART_BYTES", 100)
+    monkeypatch.setattr("streamer.evaluation.pane_store._PART_BYTES", 100)
     log = Log(catalog_of(config(time={"retention": "3m"})))
     player = Player(log, monkeypatch)
     for pane in range(8):
@@ -379,7 +379,7 @@ def test_panes_past_their_retention_leave_nothing_in_the_state(monkeypatch: Any)
 
 
 def test_a_deleted_model_leaves_nothing_in_the_state(monkeypatch: Any) -> None:
-    monkeypatch.setattr("streamer.pane_store._PART_BYTES", 100)
+    monkeypatch.setattr("streamer.evaluation.pane_store._PART_BYTES", 100)
     log = drifting(config())
     player = played(log, monkeypatch)
     assert len(keys_of_panes(player)) > 12

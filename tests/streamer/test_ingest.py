@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from streamer import ingest, telemetry
+from streamer.evaluation.pane_store import in_threes
 from streamer.events import Increment, Partial
 from streamer.ingest import Ingest
-from streamer.labels import JoinStore
-from streamer.pane_store import in_threes
+from streamer.join.labels import JoinStore
 from streamer.stage import Batch, Partition, Standing
 from streamer.state import Keys
 from tests.streamer.logs import SETTINGS, T0, catalog_of, config, reference

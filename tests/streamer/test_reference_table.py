@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.columns import TextCells
+from streamer.counting.columns import TextCells
 from streamer.models import ModelConfig, parse_model
 from streamer.reference_table import OutputColumns, build, numbers, read_table, texts, times_ms
 from streamer.references import ProfileError

@@ -12,7 +12,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from streamer.batches import PredictionColumns
+from streamer.client.batches import PredictionColumns
 from streamer.events import Deployment, Prediction
 from streamer.routing import Choice, choose
 from streamer.scoring import Outputs, Predict, Scorer, predict_with

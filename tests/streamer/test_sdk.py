@@ -17,14 +17,14 @@ import msgspec
 import pytest
 
 from streamer import sdk
-from streamer.arrow_schema import is_batch
-from streamer.client_settings import client_settings
-from streamer.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
+from streamer.client.client_settings import client_settings
+from streamer.client.entry import BATCH_HEADERS, EVENT_HEADERS, Entry
+from streamer.decoding.arrow_schema import is_batch
+from streamer.decoding.singles import singles
 from streamer.events import FeatureLog, Label, Prediction
-from streamer.kafka_clients import KafkaPropertyError
+from streamer.kafka.clients import KafkaPropertyError
 from streamer.sdk import Choice, Client, CloseReport, LabelColumns, PredictionColumns
 from streamer.settings import load_settings
-from streamer.singles import singles
 
 T0 = 1_700_000_000_000
 
@@ -360,7 +360,7 @@ CORE_ONLY = textwrap.dedent(
                 raise ImportError(f"{name} is not part of the core install")
 
     sys.meta_path.insert(0, Blocker())
-    import streamer.events, streamer.partitioning, streamer.routing, streamer.sdk, streamer.state
+    import streamer.events, streamer.kafka.partitioning, streamer.routing, streamer.sdk, streamer.state
     client = streamer.sdk.Client("127.0.0.1:1", redis_url=None)
     print(client.log_prediction(model="m", features={"a": 1.5}, prediction=1))
     for arguments in ({"transport": "librdkafka"}, {"batch_format": "arrow"}):

@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel
 
 from streamer.durations import Duration
+from streamer.kafka.topics import TOPICS
 from streamer.settings import ConfigError, Settings, config_path, load_settings
-from streamer.topics import TOPICS
 
 DEFAULTS = Path(__file__).parents[2] / "config" / "driftloop.toml"
 ABSENT = {

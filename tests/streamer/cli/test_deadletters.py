@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from streamer import deadletters
 from streamer.cli import deadletters as command
-from streamer.deadletters import Letter, Wanted
+from streamer.letters import deadletters
+from streamer.letters.deadletters import Letter, Wanted
 from tests.streamer.cli.conftest import Run
 
 LETTER = Letter(

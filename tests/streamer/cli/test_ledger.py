@@ -47,7 +47,7 @@ def test_why_is_what_was_said_else_what_the_detail_holds(written: LedgerEntry, t
 def test_ids_are_whole_at_any_width(run: Run, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     message = SimpleNamespace(value=lambda: encode(entry("canary", actor=RUN, previous="validated")))
     monkeypatch.setattr("streamer.cli.ledger.published_model", lambda *_: None)
-    monkeypatch.setattr("streamer.topic_reader.read_to_end", lambda *_: [message])
+    monkeypatch.setattr("streamer.kafka.reader.read_to_end", lambda *_: [message])
     output = run("ledger", "churn", COLUMNS=str(width)).output
     assert max(map(len, output.splitlines())) <= width
     assert "validated → canary" in output

@@ -1,0 +1,1 @@
+"""What `driftloop doctor` looks at, and what it says of it."""

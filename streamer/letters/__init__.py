@@ -1,0 +1,1 @@
+"""Dead letters: what could not be used, why, and how it is sent once more."""

@@ -20,8 +20,9 @@ from streamer.decode import Kind, decode
 from streamer.decoding.singles import singles
 from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Label, encode
 from streamer.explain import explain_future
+from streamer.join.entries import Entry
 from streamer.join.gap import Gap
-from streamer.join.labels import Entry, JoinStore
+from streamer.join.labels import JoinStore
 from streamer.kafka import clients as kafka_clients
 from streamer.kafka.reader import read_to_end
 from streamer.kafka.topics import topic_ids

@@ -20,7 +20,7 @@ from streamer.counting.lanes import number_cells
 from streamer.counting.rows import Rows, Source
 from streamer.counting.streams import Stream, Streams
 from streamer.events import Increment, ModelMark, Origin
-from streamer.join.labels import Contribution
+from streamer.join.changes import Contribution
 
 UNVERSIONED = "_"
 # Of so many versions' slices, which are kept apart is remembered.

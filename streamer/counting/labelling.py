@@ -17,7 +17,8 @@ from streamer.counting.fold import is_sampled
 from streamer.counting.rows import Located, Rows
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.join.bulk import Entries, Given
-from streamer.join.labels import Contribution, FeaturesEntry, LabelEntry, PredictionEntry
+from streamer.join.changes import Contribution
+from streamer.join.entries import FeaturesEntry, LabelEntry, PredictionEntry
 from streamer.join.records import (
     EXPIRY_GRAIN_MS,
     EntryKind,

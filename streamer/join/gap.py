@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from streamer.join.labels import Entry, FeaturesEntry, LabelEntry, record_field
+from streamer.join.entries import Entry, FeaturesEntry, LabelEntry, record_field
 
 Fate = Literal["install", "pass", "append again"]
 

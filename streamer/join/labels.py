@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 
 import msgspec
 import numpy as np
@@ -12,127 +10,26 @@ import redis
 from redis.cluster import RedisCluster
 
 from streamer.join.bulk import MAX_FIELDS, Call, Given, calls, is_blank, taken_apart
-from streamer.join.changes import Contribution, JoinResult, Record, contribute, contributions, labelled_row
+from streamer.join.changes import JoinResult, Record, contribute, labelled_row
+from streamer.join.entries import Entry, PredictionEntry, record_field, stored_entry
 from streamer.join.records import (
-    FIELD_BYTES,
     EntryKind,
     Keyed,
-    Stored,
-    StoredFeatures,
     StoredLabel,
     StoredPrediction,
     expires_at_ms,
     grow,
     keyed,
     meet,
-    minutes,
     pack,
-    position_of,
     sole_label,
     sole_prediction,
     unpack,
 )
-from streamer.join.script import REBUILD, RedisRecords, StoreEmptied, StoreNotDurable, StoreRestarted
+from streamer.join.script import REBUILD, RedisRecords, StoreEmptied
 from streamer.state import Keys
 
-__all__ = [
-    "Contribution",
-    "Entry",
-    "FeaturesEntry",
-    "JoinResult",
-    "JoinStore",
-    "LabelEntry",
-    "PredictionEntry",
-    "Record",
-    "StoreEmptied",
-    "StoreNotDurable",
-    "StoreRestarted",
-    "contributions",
-    "position_of",
-    "record_field",
-    "stored_entry",
-]
-
-
 _NO_STARTS = np.zeros(0, dtype=np.uint64)
-
-
-class PredictionEntry(msgspec.Struct, array_like=True):
-    """A prediction as the join needs it.
-
-    `position` is its place in the log (`position_of`), `prediction` canonical text, `score` nan where there
-    is none, `scores` the multiclass probabilities by canonical class, `slices` "feature=value" texts,
-    `bucket` the routing bucket (-1: none), `record_ms` when the log took it, in epoch ms, and `expires_at_ms` from
-    which record time on no label is waited for.
-    """
-
-    model: str
-    model_epoch: int
-    prediction_id: str
-    version: str
-    origin: str
-    position: str
-    event_time_ms: int
-    prediction: str
-    score: float
-    slices: list[str]
-    rollout_id: str | None
-    bucket: int
-    record_ms: int
-    expires_at_ms: int
-    scores: dict[str, float] | None = None
-
-
-class LabelEntry(msgspec.Struct, array_like=True):
-    """A label as the join needs it: `label` is canonical text, `ts` the label's own time in epoch ms."""
-
-    model: str
-    model_epoch: int
-    prediction_id: str
-    position: str
-    ts: int
-    revision: int
-    label: str
-    deleted: bool
-    record_ms: int
-    expires_at_ms: int
-
-
-class FeaturesEntry(msgspec.Struct, array_like=True):
-    """A feature log as the join needs it: `slices` are "feature=value" texts, `ts` the log's own time in epoch ms."""
-
-    model: str
-    model_epoch: int
-    prediction_id: str
-    position: str
-    ts: int
-    slices: list[str]
-    record_ms: int
-    expires_at_ms: int
-
-
-Entry = PredictionEntry | FeaturesEntry | LabelEntry
-
-
-def stored_entry(entry: Entry) -> Stored:
-    """Return what a record holds of an entry."""
-    place = entry.position, *minutes(entry.record_ms, entry.expires_at_ms)
-    if isinstance(entry, LabelEntry):
-        return StoredLabel(*place, entry.revision, entry.ts, entry.label, entry.deleted)
-    if isinstance(entry, FeaturesEntry):
-        return StoredFeatures(*place, entry.ts, entry.slices)
-    return StoredPrediction(
-        *place,
-        entry.version,
-        entry.origin,
-        entry.event_time_ms,
-        entry.prediction,
-        None if math.isnan(entry.score) else entry.score,
-        entry.scores,
-        entry.slices,
-        entry.rollout_id,
-        entry.bucket,
-    )
 
 
 class _Group(msgspec.Struct, gc=False):
@@ -394,12 +291,6 @@ def _packed(group: _Group) -> bytes:
         given = []
         grow(given, group.given)
     return pack(group.expires_at_ms, given)
-
-
-def record_field(entry: Entry) -> bytes:
-    """Return what the record of an entry is kept under."""
-    name = f"{entry.model}\0{entry.model_epoch}\0{entry.prediction_id}"
-    return blake2b(name.encode(), digest_size=FIELD_BYTES).digest()
 
 
 def _grouped(entries: Sequence[Entry]) -> dict[bytes, _Group]:

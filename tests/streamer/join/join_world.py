@@ -11,18 +11,11 @@ from typing import cast
 
 import redis
 
-from streamer.join.labels import (
-    Contribution,
-    Entry,
-    FeaturesEntry,
-    JoinStore,
-    LabelEntry,
-    PredictionEntry,
-    StoreEmptied,
-    StoreRestarted,
-    position_of,
-)
-from streamer.join.records import position_order
+from streamer.join.changes import Contribution
+from streamer.join.entries import Entry, FeaturesEntry, LabelEntry, PredictionEntry
+from streamer.join.labels import JoinStore
+from streamer.join.records import position_of, position_order
+from streamer.join.script import StoreEmptied, StoreRestarted
 from streamer.state import Keys
 from tests.streamer.stores import MemoryClient, MemoryServer
 

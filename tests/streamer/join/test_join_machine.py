@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from streamer.join.gap import Gap
-from streamer.join.labels import StoreEmptied, StoreRestarted
+from streamer.join.script import StoreEmptied, StoreRestarted
 from tests.streamer.join.join_world import (
     LABELS_FROM,
     PARTITIONS,

@@ -17,20 +17,9 @@ from hypothesis import strategies as st
 
 from streamer.counting.columns import Coded
 from streamer.join.bulk import Entries, Given, Owner, Owners
-from streamer.join.labels import (
-    Contribution,
-    FeaturesEntry,
-    JoinResult,
-    JoinStore,
-    LabelEntry,
-    PredictionEntry,
-    Record,
-    StoreEmptied,
-    StoreRestarted,
-    contributions,
-    record_field,
-    stored_entry,
-)
+from streamer.join.changes import Contribution, JoinResult, Record, contributions
+from streamer.join.entries import FeaturesEntry, LabelEntry, PredictionEntry, record_field, stored_entry
+from streamer.join.labels import JoinStore
 from streamer.join.records import (
     MAX_OF_A_KIND,
     EntryKind,
@@ -44,6 +33,7 @@ from streamer.join.records import (
     position_order,
     unpack,
 )
+from streamer.join.script import StoreEmptied, StoreRestarted
 from streamer.state import Keys
 from tests.streamer.join.join_world import T0, Entry, World, features, label, prediction, store
 from tests.streamer.stores import MemoryServer

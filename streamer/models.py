@@ -93,8 +93,9 @@ class DeadlineConfig(Section):
 class RetrainConfig(Section):
     """What a retraining trains on, with what, and what a candidate must beat.
 
-    `history` "window" trains on the request's offset ranges alone; "append" adds the champion's own
-    training data. `loader` names a function (`module:function`) that replaces the extraction.
+    `window` reaches back no further than panes are kept (`time.retention`). `history` "window" trains on the
+    request's offset ranges alone; "append" adds the champion's own training data. `loader` names a function
+    (`module:function`) that replaces the extraction.
     """
 
     window: Duration = Duration.parse("120d")

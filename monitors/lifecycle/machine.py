@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from monitors.canary import CanaryVerdict
@@ -123,7 +124,9 @@ def expire(state: ModelState, *, now_ms: int, deadlines: Deadlines) -> Changed:
     allowed_ms, end = ends[request.state]
     if now_ms - request.since_ms < allowed_ms:
         return state, ()
-    return end_request(state, end, now_ms, CLOCK_ACTOR, f"{request.state} for {allowed_ms} ms: out of time")
+    return end_request(
+        state, end, now_ms, CLOCK_ACTOR, f"{request.state} for {timedelta(milliseconds=allowed_ms)}: out of time"
+    )
 
 
 def _standing(first: Answer) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def build_request(
     """Return the trigger event of a decision, with its evidence and the offsets of its training window."""
     config = model.config
     end_ms = look.pane_end_ms if look is not None else (pane_end_ms or 0)
-    start_ms = end_ms - int(config.retrain.window)
+    # Of panes that are kept no longer nobody could say which offsets were theirs.
+    start_ms = end_ms - min(int(config.retrain.window), int(config.time.retention))
     pane_ms = int(config.time.pane)
     events = [
         pane

@@ -221,7 +221,7 @@ def test_every_state_that_is_not_final_ends_at_its_deadline_and_not_before(name:
     changed, moved = expire(state, now_ms=allowed_ms, deadlines=DEADLINES)
     assert changed.request is not None
     assert (changed.request.state, changed.request.since_ms) == (end, allowed_ms)
-    assert changed.request.history[-1].reason.endswith("out of time")
+    assert changed.request.history[-1].reason.endswith(": out of time")
     assert moved[0].actor == CLOCK_ACTOR
     assert (changed.deployment.challenger, changed.deployment.champion) == (None, "v1")
     if name in CANARIES:

@@ -53,6 +53,14 @@ def test_drift_that_lasts_becomes_one_request_with_its_evidence_and_offsets(monk
     assert offsets["end"] <= 12 * 200
 
 
+@pytest.mark.parametrize(("window", "reaches_back_ms"), [("2h", 7_200_000), ("400d", 10 * 86_400_000)])
+def test_a_request_names_no_time_that_panes_are_not_kept_of(
+    window: str, reaches_back_ms: int, monkeypatch: Any
+) -> None:
+    (request,) = played(drifting(config(retrain={"window": window})), monkeypatch).values("retrain-requests.v1")
+    assert request["window_end_ms"] - request["window_start_ms"] == reaches_back_ms
+
+
 def test_without_drift_there_is_no_request(monkeypatch: Any) -> None:
     player = played(drifting(config(), shift_from=99), monkeypatch)
     assert player.values("retrain-requests.v1") == []

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from streamer.decoding.singles import singles
 from streamer.events import OffsetRange
 from streamer.kafka import clients as kafka_clients
 from streamer.kafka import topics
+from streamer.kafka.offsets import patiently
 from streamer.models import ModelConfig
 from streamer.settings import Settings
 
@@ -125,7 +127,8 @@ def _still_there(consumer: Consumer, ranges: Sequence[OffsetRange]) -> tuple[lis
     """Return what retention has left of the ranges, and how many offsets it has not."""
     present, lost = [], 0
     for entry in ranges:
-        low, _high = consumer.get_watermark_offsets(TopicPartition(entry.topic, entry.partition), timeout=_REQUEST_S)
+        place = TopicPartition(entry.topic, entry.partition)
+        low, _high = patiently(partial(consumer.get_watermark_offsets, place, _REQUEST_S), timeout_s=_REQUEST_S)
         start = min(max(entry.start, low), entry.end)
         lost += start - entry.start
         if start < entry.end:

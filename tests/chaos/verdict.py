@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from streamer.evaluation.evaluate_state import Committed, read_committed
 from streamer.evaluation.shard import restore_shard
 from streamer.evaluation.state_log import read_partitions
 from streamer.kafka.clients import consumer_config, librdkafka
+from streamer.kafka.offsets import patiently
 from streamer.letters.deadletters import list_letters
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -102,8 +104,8 @@ def _raw_ends(settings: Settings) -> dict[tuple[str, int], int]:
         for kind in recount.KINDS:
             topic = settings.topic(kind)
             for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-                _low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-                ends[topic, partition] = high
+                ask = partial(consumer.get_watermark_offsets, TopicPartition(topic, partition), timeout=10)
+                _low, ends[topic, partition] = patiently(ask, timeout_s=30)
         return ends
     finally:
         consumer.close()

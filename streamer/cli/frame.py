@@ -122,8 +122,8 @@ def _options(
 ) -> None:
     # What a command says goes to standard output alone; only what went wrong on the way is worth a log line.
     configure_logging(level="WARNING")
-    # On a busy machine kafka-python warns of each of its own tasks that took a tenth of a second.
-    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
+    # kafka-python warns of what it tries again, and of each of its own tasks that took a tenth of a second.
+    logging.getLogger("kafka").setLevel(logging.ERROR)
 
 
 def _show_version(wanted: bool) -> None:

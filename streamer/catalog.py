@@ -125,6 +125,7 @@ class Catalog:
                 self._models.pop(name, None)
                 self._deleted.add(name)
                 self.revision += 1
+                self._lock.notify_all()
             return
         try:
             config = parse_stored_model(value, name, "models.v1")

@@ -82,6 +82,7 @@ class Evaluate:
         self._patience_s = _CATALOG_S
         self._told_versions: set[tuple[str, str]] = set()
         self._told_epochs: set[tuple[str, int]] = set()
+        self._told_unknown: set[str] = set()
 
     @property
     def topics(self) -> list[str]:
@@ -97,9 +98,10 @@ class Evaluate:
         starts: dict[Partition, int] = {}
         owned = sorted({partition.number for partition in standing})
         began = time.monotonic()
-        stored = read_partitions(self._properties, self._state, owned)
+        stored = read_partitions(self._properties, self._state, owned, alive=self._alive)
         read_s = time.monotonic() - began
         for index in owned:
+            self._alive()
             shard = self._shards[index] = restore_shard(index, stored.pop(index))
             for topic in self.topics:
                 partition = Partition(topic, index)
@@ -210,7 +212,8 @@ class Evaluate:
         for name, tallies in flush.tallies.items():
             acts[name].append(partial(_tally_all, tallies))
         for name, of_model in acts.items():
-            self._guarded(shard, name, of_model, even_if_faulted=True)
+            if not self._guarded(shard, name, of_model, even_if_faulted=True):
+                self._tell_of_unknown(name, flush)
         position = shard.position
         for progress in flush.progress:
             _note_progress(position, progress)
@@ -273,6 +276,19 @@ class Evaluate:
             self._told_versions.add((model, version))
             log.warning("no_reference", model=model, version=version, counted="without cells, so its drift is unknown")
 
+    def _tell_of_unknown(self, model: str, flush: Partial) -> None:
+        """Count what ingest counted of a model that is not known here, and say so: nobody counts it again.
+
+        Of one that has been deleted nothing is to be counted.
+        """
+        events = sum(increment.events for increment in flush.increments if increment.model == model)
+        if not events or self._catalog.is_deleted(model):
+            return
+        telemetry.UNKNOWN_MODEL.labels(model).inc(events)
+        if model not in self._told_unknown:
+            self._told_unknown.add(model)
+            log.error("events_of_unknown_model", model=model, events=events, remedy="driftloop models apply its file")
+
     def _answer(self, shard: Shard, raw: bytes, offset: int) -> None:
         """Answer one command; only evaluate changes a model's state, and every answer is in the ledger.
 
@@ -332,6 +348,7 @@ class Evaluate:
         if self._absent_as_of != self._catalog.revision:
             self._absent_as_of = self._catalog.revision
             self._absent.clear()
+            self._told_unknown.clear()
         model = self._catalog.model(name)
         if model is not None or name in self._absent:
             return model
@@ -350,22 +367,27 @@ class Evaluate:
         acts: Iterable[Act],
         *,
         even_if_faulted: bool = False,
-    ) -> None:
+    ) -> bool:
         """Do things to a model; an error in one marks that model, and does not follow its partition around.
 
         A faulted model is counted on; its looks stop.
+
+        Returns
+        -------
+        Whether there is such a model.
         """
         model = self._model(name)
         if model is None:
-            return
+            return False
         watched = shard.watched(model)
         if watched.record.life.faulted is not None and not even_if_faulted:
-            return
+            return True
         for act in acts:
             try:
                 act(model, watched)
             except FAULTS as error:
                 self._fault(shard, watched, error)
+        return True
 
     def _fault(self, shard: Shard, watched: Watched, error: Exception) -> None:
         """Mark a model faulted; the first error stays its reason."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamer import telemetry
 from streamer.catalog import Catalog
-from streamer.counting.fold import Counted, Folder
+from streamer.counting.fold import Counted, Folder, sampled_rows
 from streamer.counting.increments import Binned
 from streamer.counting.labelling import context_contributions, given_features, given_labels, given_predictions, joins
 from streamer.counting.rows import EventRows, Places, Rows
@@ -329,6 +329,8 @@ class Ingest:
             if not ours.all():
                 self._folder.contributions(context_contributions(rows.take(np.flatnonzero(~ours))))
                 rows = rows.take(np.flatnonzero(ours))
+            if (sampled := sampled_rows(rows)) is not None:
+                rows = rows.take(np.flatnonzero(sampled))
             if len(rows):
                 self._given.append(given_labels(rows, buckets=self._store.buckets))
 

@@ -22,6 +22,12 @@ TOO_LATE = Counter("driftloop_too_late", "Events below their model's retention f
 OTHER_EPOCH = Counter(
     "driftloop_other_epoch", "Events of another model_epoch than the model's", ["model"], registry=REGISTRY
 )
+UNKNOWN_MODEL = Counter(
+    "driftloop_unknown_model",
+    "Events that ingest counted of a model evaluate does not know: not counted",
+    ["model"],
+    registry=REGISTRY,
+)
 FLUSH_SECONDS = Histogram(
     "driftloop_flush_seconds", "Make durable what one flush relies on", ["stage"], buckets=_SECONDS, registry=REGISTRY
 )

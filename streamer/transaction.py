@@ -226,6 +226,8 @@ class TransactionalStep:
         """Return the committed offsets once no transaction that could move them is still open."""
         deadline = time.monotonic() + _TIMEOUT_S
         while True:
+            # Longer than a watchdog waits, where each answer takes as long as it may.
+            self.beat()
             try:
                 found: list[KafkaPartition] = consumer.committed(partitions, timeout=_TIMEOUT_S)
                 unstable = [entry for entry in found if entry.error is not None]

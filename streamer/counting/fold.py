@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitors.arms import fold_outcomes
 from monitors.cells import NO_CELL, UNWATCHED
@@ -33,6 +34,16 @@ def is_sampled(prediction_id: str, share: float) -> bool:
         return True
     digest = blake2b(prediction_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+def sampled_rows(rows: Rows) -> NDArray[np.bool_] | None:
+    """Return which rows `is_sampled` takes, by their prediction and their model's share; None for all of them."""
+    shares = rows.models.shares[rows.model_of]
+    if (shares >= 1.0).all():
+        return None
+    return np.array(
+        [is_sampled(*each) for each in zip(rows.prediction_ids, shares.tolist(), strict=True)], dtype=np.bool_
+    )
 
 
 class Counted(NamedTuple):
@@ -86,10 +97,8 @@ class Folder:
         binned.blocks.append(self._output(rows, binned))
         binned.sampled = rows.errors.equal(None)
         binned.failed = ~binned.sampled
-        shares = rows.models.shares[rows.model_of]
-        if (shares < 1.0).any():
-            given = zip(rows.prediction_ids, shares.tolist(), strict=True)
-            binned.sampled = binned.sampled & np.array([is_sampled(*each) for each in given])
+        if (sampled := sampled_rows(rows)) is not None:
+            binned.sampled = binned.sampled & sampled
         if rows.rollouts.values != [None]:
             buckets = np.array([-1 if bucket is None else bucket for bucket in rows.buckets], dtype=np.int64)
             binned.routed = Routed(rows.rollouts, buckets, np.array(rows.latencies_ms, dtype=np.float64))

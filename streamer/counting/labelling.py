@@ -100,9 +100,11 @@ def prediction_entry(model: Model, located: Located, row: int) -> PredictionEntr
     )
 
 
-def label_entry(model: Model, located: Located, row: int) -> LabelEntry:
-    """Return what the join keeps of a label."""
+def label_entry(model: Model, located: Located, row: int) -> LabelEntry | None:
+    """Return what the join keeps of a label; None for one whose prediction is not sampled."""
     event: Label = located.events[row]
+    if not is_sampled(event.prediction_id, model.config.labels.share):
+        return None
     return LabelEntry(
         model=model.name,
         model_epoch=model.epoch,
@@ -204,7 +206,7 @@ def given_features(rows: Rows, *, buckets: int) -> Given | None:
 
 
 def given_labels(rows: Rows, *, buckets: int) -> Given:
-    """Return what the join keeps of many labels: `label_entry`, row for row."""
+    """Return what the join keeps of many labels, all of them sampled: `label_entry`, row for row."""
     positions, *minutes = _placed(rows)
     # In the order of `StoredLabel`.
     columns = (rows.revisions, rows.times_ms.tolist(), _canonical_column(rows.labels), rows.deleted)

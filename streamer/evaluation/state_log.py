@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -67,11 +67,21 @@ def parse_pane_key(key: str) -> tuple[str, int, PaneKey, int]:
     return model, int(epoch), PaneKey(version, known, int(pane_ms), int(start_ms)), int(part)
 
 
-def read_partitions(properties: dict[str, str], topic: str, partitions: Collection[int]) -> dict[int, dict[str, bytes]]:
+def read_partitions(
+    properties: dict[str, str],
+    topic: str,
+    partitions: Collection[int],
+    *,
+    alive: Callable[[], None] = lambda: None,
+) -> dict[int, dict[str, bytes]]:
     """Return, of each of these partitions of the state topic, the newest value of every key.
 
     The end is taken as uncommitted and read up to as committed: a commit returns before its markers
     are everywhere, so a committed end may lie before a flush that is already final.
+
+    Parameters
+    ----------
+    alive : called again and again while it reads and waits, which may take longer than a watchdog does.
 
     Raises
     ------
@@ -79,7 +89,7 @@ def read_partitions(properties: dict[str, str], topic: str, partitions: Collecti
         When nothing comes for a minute and the end is not reached, as while a dead replica's transaction stays open.
     """
     found: dict[int, dict[str, bytes]] = {partition: {} for partition in partitions}
-    for partition, key, value in _records(properties, topic, partitions):
+    for partition, key, value in _records(properties, topic, partitions, alive):
         replay(found[partition], key, value)
     return found
 
@@ -93,7 +103,7 @@ def replay(found: dict[str, bytes], key: str, value: bytes | None) -> None:
 
 
 def _records(
-    properties: dict[str, str], topic: str, partitions: Collection[int]
+    properties: dict[str, str], topic: str, partitions: Collection[int], alive: Callable[[], None]
 ) -> Iterator[tuple[int, str, bytes | None]]:
     ends = _uncommitted_ends(properties, topic, partitions)
     consumer = Consumer(
@@ -117,6 +127,7 @@ def _records(
         consumer.assign([TopicPartition(topic, partition, low) for partition, low in left.items()])
         deadline = time.monotonic() + _TIMEOUT_S
         while left:
+            alive()
             for message in consumer.consume(_READ, 0.2):
                 partition, error = _number(message.partition()), message.error()
                 if error is None:

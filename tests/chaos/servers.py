@@ -28,7 +28,7 @@ _AT_STAKE_BYTES = 2_000
 _ON_THEIR_WAY_S = 0.15
 _KEY = "chaos:probe"
 # How far a clock is set at once.
-_SET_MS = (5_000, 300_000)
+_SET_MS = (5_000, 120_000)
 
 
 class Probe:

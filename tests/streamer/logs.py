@@ -216,7 +216,7 @@ class Player:
 
     def restart(self) -> None:
         """Begin again from what is committed, as after a kill."""
-        self._monkeypatch.setattr(evaluate_module, "read_partitions", lambda *_: {0: self.state})
+        self._monkeypatch.setattr(evaluate_module, "read_partitions", lambda *_, **__: {0: self.state})
         self.evaluate = Evaluate(SETTINGS, self.log.catalog, consumer_properties={}, show=lambda shards: [])
         standing = {p: Standing(self.committed.get(p), 0) for p in (PARTIALS, COMMANDS)}
         self.next = self.evaluate.restore(standing)

@@ -98,6 +98,10 @@ def test_a_command_for_an_unknown_model_is_refused(monkeypatch: Any) -> None:
     assert answer["reason"] == "unknown model"
 
 
+def unknown() -> float | None:
+    return telemetry.REGISTRY.get_sample_value("driftloop_unknown_model_total", {"model": "churn"})
+
+
 def test_a_model_without_a_configuration_holds_nothing_up(monkeypatch: Any) -> None:
     log = drifting(config())
     player = Player(log, monkeypatch)
@@ -107,12 +111,15 @@ def test_a_model_without_a_configuration_holds_nothing_up(monkeypatch: Any) -> N
     log.catalog = Catalog()
     player.restart()
     waited: list[str] = []
+    missing = unknown() or 0
     monkeypatch.setattr(log.catalog, "await_model", lambda name, timeout_s: waited.append(name))
     for _ in range(3):
         log.command("set_champion", "churn", version="1")
     player.play()
     player.commit()
     assert waited == ["churn"]
+    # What ingest counted of it meanwhile is missing, and somebody is paged.
+    assert (unknown() or 0) > missing
     assert [entry["reason"] for entry in player.values("ledger.v1")] == ["unknown model"] * 3
     log.catalog.put_model("other", config(name="other").to_json())
     log.command("set_champion", "churn", version="1")

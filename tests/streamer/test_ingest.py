@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from streamer import ingest, telemetry
+from streamer.counting.fold import is_sampled
 from streamer.evaluation.pane_store import in_threes
 from streamer.events import Increment, Partial
 from streamer.ingest import Ingest
@@ -392,3 +393,15 @@ def test_however_a_read_is_cut_the_flush_is_the_same(seed: int, monkeypatch: pyt
                 found.append((content(partial), letters))
         flushes.append(found)
     assert flushes[0] == flushes[1] == flushes[2]
+
+
+def test_a_label_is_kept_where_its_prediction_is_sampled_and_nowhere_else() -> None:
+    feed = Feed(labels={"share": 0.3})
+    ids = [f"p{number}" for number in range(200)]
+    sampled = [id_ for id_ in ids if is_sampled(id_, 0.3)]
+    feed.give(PREDICTIONS, *(prediction(prediction_id=id_) for id_ in ids))
+    feed.give(LABELS, *(label(prediction_id=id_) for id_ in ids))
+    partial, _ = feed.flush()
+    assert len(feed.store._records.records) == len(sampled)  # type: ignore[attr-defined]
+    assert sum(each.labelled for each in partial.increments) == len(sampled)
+    assert 20 < len(sampled) < 100

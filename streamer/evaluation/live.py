@@ -256,16 +256,22 @@ class LiveWriter:
         }
 
     def _tell(self, name: str, watched: Watched) -> None:
-        """Append to the timeline what has happened since it was last told; the stream's ids keep it single."""
-        for at, entry in watched.record.timeline:
-            if at <= watched.told:
-                continue
-            try:
+        """Append to the timeline what has happened since it was last told; the stream's ids keep it single.
+
+        In one go: whoever takes a thousand models over has all of their timelines to tell.
+        """
+        due = [(at, entry) for at, entry in watched.record.timeline if at > watched.told]
+        if not due:
+            return
+        with self._redis.pipeline(transaction=False) as pipe:
+            for at, entry in due:
                 fields: dict[Any, Any] = dict(entry)
-                self._redis.xadd(self._keys.timeline(name), fields, id=f"{at}-1", maxlen=_TIMELINE, approximate=True)
-            except redis.ResponseError:
-                # The stream already has this id or a newer one: it was told by whoever came before us.
-                pass
+                pipe.xadd(self._keys.timeline(name), fields, id=f"{at}-1", maxlen=_TIMELINE, approximate=True)
+            answers = pipe.execute(raise_on_error=False)
+        for (at, _entry), answer in zip(due, answers, strict=True):
+            # An id that the stream has already, or a newer one, was told by whoever came before us.
+            if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
+                raise answer
             # Not when Redis went away over it: then the line is told again.
             watched.told = at
 

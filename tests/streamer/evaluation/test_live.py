@@ -98,7 +98,7 @@ def test_a_line_of_the_timeline_that_redis_went_away_over_is_told_again(
         raise redis.ConnectionError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "xadd", away)
+        patch.setattr(redis.client.Pipeline, "xadd", away)
         show(player, writer)
     assert told(store) == []
     show(player, writer)

@@ -144,7 +144,8 @@ class Evaluate:
                 shard.commands_read = self._news = True
                 for watched in shard.models.values():
                     watched.shown = False
-            self._author.expire(shard, min(shard.position.now_ms, batch.read_up_to_ms))
+            for watched, error in self._author.expire(shard, min(shard.position.now_ms, batch.read_up_to_ms)):
+                self._fault(shard, watched, error)
 
     def due(self) -> bool:
         """Commit at once for an effect, else every `commit_ms` or `commit_bytes` of changes."""

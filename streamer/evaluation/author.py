@@ -13,7 +13,7 @@ from monitors.panes import Source
 from monitors.policy import Look, ended
 from streamer.catalog import Catalog, Model
 from streamer.evaluation import effects, looks
-from streamer.evaluation.model_record import ModelRecord, Watched
+from streamer.evaluation.model_record import FAULTS, ModelRecord, Watched
 from streamer.evaluation.pane_store import PaneKey
 from streamer.evaluation.shard import Shard
 from streamer.events import Command, RetrainRequest
@@ -190,48 +190,68 @@ class Author:
             self.effects.append(effects.request_record(self._settings, record.request))
         self.note(shard, watched, transitions)
 
-    def expire(self, shard: Shard, now_ms: int) -> None:
-        """Fail what has stood too long, publish again a request that nobody has accepted, and page silent streams."""
+    def expire(self, shard: Shard, now_ms: int) -> list[tuple[Watched, Exception]]:
+        """Fail what has stood too long, publish again a request that nobody has accepted, and page silent streams.
+
+        Returns
+        -------
+        The models of which that failed, and why: they hold nobody else up.
+        """
         if now_ms < shard.expired_ms + _EXPIRE_MS:
-            return
+            return []
         shard.expired_ms = now_ms
-        self._watch_silence(shard, now_ms)
+        heard_ms = self._heard_up_to(shard, now_ms)
+        failed: list[tuple[Watched, Exception]] = []
         for name, watched in shard.models.items():
             model = self._catalog.model(name)
-            if model is None or not lifecycle.is_open(watched.record.life):
+            if model is None:
                 continue
-            deadlines = effects.deadlines_of(model.config)
-            watched.record.life, transitions = lifecycle.expire(watched.record.life, now_ms=now_ms, deadlines=deadlines)
-            if transitions:
-                log.warning("expired", model=name, states=[transition.state for transition in transitions])
-                self.note(shard, watched, transitions)
-            elif lifecycle.republish_due(watched.record.life, now_ms=now_ms, deadlines=deadlines):
-                self._publish_again(shard, watched)
+            try:
+                if heard_ms is not None:
+                    self._watch_silence(model, watched, heard_ms)
+                self._hold_to_deadlines(shard, model, watched, now_ms)
+            except FAULTS as error:
+                failed.append((watched, error))
+        return failed
 
-    def _watch_silence(self, shard: Shard, now_ms: int) -> None:
-        """Page models whose events have stopped coming: time completes nothing of a stream at rest.
+    def _hold_to_deadlines(self, shard: Shard, model: Model, watched: Watched, now_ms: int) -> None:
+        if not lifecycle.is_open(watched.record.life):
+            return
+        deadlines = effects.deadlines_of(model.config)
+        watched.record.life, transitions = lifecycle.expire(watched.record.life, now_ms=now_ms, deadlines=deadlines)
+        if transitions:
+            log.warning("expired", model=model.name, states=[transition.state for transition in transitions])
+            self.note(shard, watched, transitions)
+        elif lifecycle.republish_due(watched.record.life, now_ms=now_ms, deadlines=deadlines):
+            self._publish_again(shard, watched)
 
-        Silent is what has been read and brought nothing; what waits to be read or applied may well hold events.
+    def _heard_up_to(self, shard: Shard, now_ms: int) -> int | None:
+        """Return the record time up to which all that models' events come in has been read; None where some has not.
+
+        What waits to be read or applied may well hold events: its model is not silent.
         """
         counts, progress = shard.position.counts, shard.position.progress
         places = _partitions(counts, [topic for topic in (self._predictions, self._features) if topic in counts])
         if not places or not all(place in progress for place in places):
+            return None
+        return min(now_ms, *(progress[place][2] for place in places))
+
+    @staticmethod
+    def _watch_silence(model: Model, watched: Watched, heard_ms: int) -> None:
+        """Page a model whose events have stopped coming: time completes nothing of a stream at rest."""
+        record = watched.record
+        if not record.newest_record_ms:
             return
-        now_ms = min(now_ms, *(progress[place][2] for place in places))
-        for name, watched in shard.models.items():
-            model, record = self._catalog.model(name), watched.record
-            if model is None or not record.newest_record_ms:
-                continue
-            silent_ms = now_ms - record.newest_record_ms
-            stale = silent_ms > model.config.time.stale
-            if stale == record.stale:
-                continue
-            record.stale = stale
-            watched.changed, watched.shown = True, False
-            what = f"no live events for {silent_ms / 3_600_000:.1f} h" if stale else "live events come again"
-            record.tell(now_ms, "stream", what, record.clock.watermark_ms, {})
-            tell = log.warning if stale else log.info
-            tell("stream_stale" if stale else "stream_flows", model=name, silent_ms=silent_ms)
+        silent_ms = heard_ms - record.newest_record_ms
+        stale = silent_ms > model.config.time.stale
+        if stale == record.stale:
+            return
+        record.stale = stale
+        watched.changed, watched.shown = True, False
+        what = f"no live events for {silent_ms / 3_600_000:.1f} h" if stale else "live events come again"
+        record.tell(heard_ms, "stream", what, record.clock.watermark_ms, {})
+        tell = log.warning if stale else log.info
+        tell("stream_stale" if stale else "stream_flows", model=model.name, silent_ms=silent_ms)
 
     @staticmethod
     def _follow_rollout(model: Model, record: ModelRecord, before: lifecycle.RolloutState | None, now_ms: int) -> None:

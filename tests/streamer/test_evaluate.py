@@ -336,6 +336,20 @@ def test_a_fault_in_one_model_is_marked_and_does_not_stop_the_stage(monkeypatch:
     assert sum(pane.events for pane in watched.panes.values()) == 12 * 200
 
 
+def test_deadlines_that_cannot_be_told_fault_their_model_and_do_not_end_the_stage(monkeypatch: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("out of cheese")
+
+    log = drifting(config())
+    player = Player(log, monkeypatch)
+    player.play()
+    monkeypatch.setattr("streamer.evaluation.author.effects.deadlines_of", broken)
+    player.tick()
+    player.commit()
+    faulted = [entry for entry in player.values("ledger.v1") if entry["state"] == "faulted"]
+    assert ["out of cheese" in entry["reason"] for entry in faulted] == [True]
+
+
 def test_the_faulted_models_are_counted_as_they_stand(monkeypatch: Any) -> None:
     def faulted() -> float | None:
         return telemetry.REGISTRY.get_sample_value("driftloop_faulted_models")

@@ -101,10 +101,8 @@ class LiveWriter:
             # A Redis that was flushed has not even the summaries.
             everything = everything or not self._redis.exists(self._keys.models())
             changed = self._changed(shards, everything)
-            for shard, model, watched in changed:
-                if not watched.shown:
-                    # What cannot be computed of a model is tried again when the model has changed.
-                    failed += self._show_state(shard, model, watched)
+            # What cannot be computed of a model is tried again when the model has changed.
+            failed += self._show_states([each for each in changed if not each[2].shown])
             self._show_summaries([each for each in changed if each[2].counted])
             failed += self._show_numbers(changed)
             self._reachable = True
@@ -126,21 +124,27 @@ class LiveWriter:
                     found.append((shard, model, watched))
         return found
 
-    def _show_state(self, shard: Shard, model: Model, watched: Watched) -> list[Failed]:
-        """Write how a model stands, whom it serves, and what has happened."""
-        now_ms = int(time.time() * 1000)
-        values, errors = self._state(model, watched, now_ms)
-        # Before commands have been read to their end, a forced rollback may still stand unread.
-        split = effects.deployment_of(watched.record)
-        settled = shard.commands_read and bool(split.champion)
-        (written,) = self._put([(shard, model, values, msgspec.json.encode(split) if settled else b"")])
-        if written == _NEW:
-            # Nothing of this model was there: what the timeline had is gone as well.
-            watched.told = 0
-        if written != _REFUSED:
-            self._tell(model.name, watched)
-        watched.shown, watched.numbers_shown, watched.counted = True, False, True
-        return [(shard, watched, error) for error in errors]
+    def _show_states(self, due: Sequence[Shown]) -> list[Failed]:
+        """Write how models stand, whom they serve, and what has happened."""
+        failed: list[Failed] = []
+        for start in range(0, len(due), _AT_ONCE):
+            taken = due[start : start + _AT_ONCE]
+            given = []
+            for shard, model, watched in taken:
+                values, errors = self._state(model, watched, int(time.time() * 1000))
+                # Before commands have been read to their end, a forced rollback may still stand unread.
+                split = effects.deployment_of(watched.record)
+                settled = shard.commands_read and bool(split.champion)
+                given.append((shard, model, values, msgspec.json.encode(split) if settled else b""))
+                failed += [(shard, watched, error) for error in errors]
+            for (_shard, model, watched), written in zip(taken, self._put(given), strict=True):
+                if written == _NEW:
+                    # Nothing of this model was there: what the timeline had is gone as well.
+                    watched.told = 0
+                if written != _REFUSED:
+                    self._tell(model.name, watched)
+                watched.shown, watched.numbers_shown, watched.counted = True, False, True
+        return failed
 
     def _show_summaries(self, counted: Sequence[Shown]) -> None:
         """Write the lines of these models in the list of all, but for those that another worker is ahead with."""

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from random import Random
 
@@ -21,7 +20,6 @@ from streamer.settings import Settings
 from tests.chaos.garbage import Garbage
 from tests.chaos.messages import messages_of
 from tests.chaos.models import MODELS, VERSION, publish_all
-from tests.chaos.promotion import Promotion
 from tests.chaos.retraining import Retraining
 from tests.chaos.schedule import STORM, Fault, blows
 from tests.chaos.servers import Probe, Servers, resume_all
@@ -60,7 +58,6 @@ class Options:
     roles : the workers it begins with. seconds : how long the stream lasts. rate : predictions a tick of it.
     clocks_s : the number of a worker, and by how much its clock is fast. away_s : how long the broker stays away.
     patience_s : how long the workers may take to count anything more once all is sent.
-    promoting : whether a rollout has to pass amid it all.
     """
 
     name: str = "storm"
@@ -73,7 +70,6 @@ class Options:
     clocks_s: Mapping[int, int] = field(default_factory=dict)
     away_s: float = 10.0
     patience_s: float = 120.0
-    promoting: bool = True
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -131,18 +127,8 @@ def run(stack: Stack, settings: Settings, options: Options, say: Callable[[str],
             away_s = options.away_s if "broker away" in options.faults else 0.0
             last_s = max(_FIRST_S, _STRUCK_SHARE * options.seconds - away_s)
             planned = blows(random, options.faults, first_s=_FIRST_S, last_s=last_s, away_s=away_s)
-            promotion = Promotion(settings, options.seed)
-            with (
-                storm.striking(planned) as striking,
-                Retraining(settings, options.seed),
-                promotion if options.promoting else nullcontext(),
-            ):
+            with storm.striking(planned) as striking, Retraining(settings, options.seed):
                 _play(settings, options, stream, garbage, striking)
-                if options.promoting:
-                    promotion.wait(options.patience_s)
-            if options.promoting:
-                stream.answer.add(promotion.answer)
-                storm.amiss += promotion.amiss
             replayed = time.monotonic()
             say(f"{stream.answer.sent:,} events sent in {replayed - began:.0f} s")
             settle(settings, options.patience_s)

@@ -87,7 +87,7 @@ def await_view(settings: Settings, patience_s: float) -> list[str]:
     while True:
         shown: dict[Any, Any] = client.hgetall(Keys(settings.namespace).models())
         got = {name.decode(): msgspec.json.decode(summary)["n"] for name, summary in shown.items()}
-        if +Counter(got) == wanted or time.monotonic() > deadline:
+        if got == dict(wanted) or time.monotonic() > deadline:
             break
         time.sleep(0.5)
     return [

@@ -20,9 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.timeout(240)
 def test_everything_is_counted_and_decided_once_in_a_storm_of_faults(tmp_path: Path) -> None:
-    options = Options(
-        seed=7, roles=WHOLE, faults=SHORT, garbage=400, seconds=15.0, rate=20, away_s=8.0, promoting=False
-    )
+    options = Options(seed=7, roles=WHOLE, faults=SHORT, garbage=400, seconds=15.0, rate=20, away_s=8.0)
     with Stack(tmp_path, parts=frozenset({"kafka", "valkey"}), settings=Settings()) as stack:
         settings = settings_of(stack, "short")
         topics.ensure(settings)

@@ -42,7 +42,7 @@ def test_an_event_is_one_json_line_when_the_stream_is_no_terminal() -> None:
 def test_the_standard_librarys_logs_take_the_same_shape() -> None:
     stream = io.StringIO()
     telemetry.configure_logging(stream=stream)
-    logging.getLogger("kafka").warning("connect to %s", "redis://u:pw@h:1/0", extra={"password": "x"})
+    logging.getLogger("a.library").warning("connect to %s", "redis://u:pw@h:1/0", extra={"password": "x"})
     (line,) = _lines(stream)
     assert line["event"] == "connect to redis://***@h:1/0"
     assert line["password"] == "***"

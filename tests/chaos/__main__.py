@@ -99,12 +99,17 @@ def outage_of(away_s: float) -> Options:
 
 
 def _runs(plan: list[Options], say: Callable[[str, str], object]) -> list[Outcome]:
-    """Do some runs after each other on one broker and one Valkey."""
+    """Do some runs after each other, each on a broker and a Valkey of its own, whose clocks are right at first.
+
+    On the same broker its clock would be set back, and a transaction that a killed worker leaves open is ended by that
+    clock: it would hold its partitions for as long.
+    """
     outcomes = []
-    # Of a run that was cut off.
-    rmtree(_DIRECTORY / plan[0].name.replace(" ", "-") / "clocks", ignore_errors=True)
-    with Stack(_DIRECTORY / plan[0].name.replace(" ", "-"), parts=frozenset({"kafka", "valkey"})) as stack:
-        for options in plan:
+    directory = _DIRECTORY / plan[0].name.replace(" ", "-")
+    for options in plan:
+        # Of the run before, or one that was cut off.
+        rmtree(directory / "clocks", ignore_errors=True)
+        with Stack(directory, parts=frozenset({"kafka", "valkey"})) as stack:
             settings = settings_of(stack, options.name.replace(" ", "-"))
             topics.ensure(settings)
             outcomes.append(run(stack, settings, options, lambda line, name=options.name: say(name, line)))

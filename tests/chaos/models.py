@@ -18,6 +18,8 @@ T0 = 1_700_000_040_000 // PANE_MS * PANE_MS
 VERSION = "1"
 # Serves nobody and has no reference: its events are counted and not binned. CHALLENGER has one.
 UNKNOWN, CHALLENGER = "0", "2"
+# Not in the stream.
+PROMOTED = "climber"
 REGIONS = ("north", "south", "west")
 CARRIERS = ("AA", "B6", "UA", "WN")
 CLASSES = ("late", "on-time", "cancelled")
@@ -53,6 +55,11 @@ _DOCUMENTS: dict[str, dict[str, Any]] = {
     "fraud": {**_BINARY, "labels": {"mode": "context"}},
     # Labels that come after this are too late to be joined.
     "brief": {**_BINARY, "labels": {"horizon": "5s"}},
+    # Its one rollout passes: traffic and labels are sent as its deployments say, apart from the stream.
+    PROMOTED: {
+        **{name: said for name, said in _BINARY.items() if name != "slices"},
+        "canary": {"steps": [20, 100], "control_percent": 10, "margin": 0.3, "min_outcomes": 50, "max_panes": 10_000},
+    },
     # Nobody takes its requests on in time.
     "hasty": {**_BINARY, "deadlines": {"republish": "4s", "accept": "10s"}},
 }

@@ -18,7 +18,7 @@ from streamer.events import Command, CommandKind, RetrainRequest, encode
 from streamer.kafka.clients import consumer_config, producer_config
 from streamer.kafka.partitioning import partition_of
 from streamer.settings import Settings
-from tests.chaos.models import CHALLENGER, MODELS
+from tests.chaos.models import CHALLENGER, MODELS, PROMOTED
 
 _POLL_S = 0.1
 _FLUSH_S = 60.0
@@ -28,6 +28,7 @@ _BY_HAND_S = 4.0
 
 # Nobody takes on requests of this one: they are published again and expire.
 LEFT_ALONE = "hasty"
+_ASKED_FOR = tuple(name for name in MODELS if name != PROMOTED)
 
 
 class Retraining:
@@ -71,12 +72,12 @@ class Retraining:
                 message = consumer.poll(_POLL_S)
                 if message is not None and message.error() is None:
                     request = msgspec.json.decode(message.value() or b"", type=RetrainRequest)
-                    if request.request_id not in seen and request.model != LEFT_ALONE:
+                    if request.request_id not in seen and request.model not in (LEFT_ALONE, PROMOTED):
                         self._plan(request)
                     seen.add(request.request_id)
                 if time.monotonic() > by_hand:
                     by_hand = time.monotonic() + _BY_HAND_S
-                    model = self._random.choice(list(MODELS))
+                    model = self._random.choice(_ASKED_FOR)
                     self._wish(0.0, model, "request", reason="by hand")
                 while self._due and self._due[0][0] <= time.monotonic():
                     self._append(producer, heapq.heappop(self._due)[2])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from streamer.decode import Kind
 from streamer.kafka.partitioning import partition_of
-from tests.chaos.models import CARRIERS, CHALLENGER, CLASSES, MODELS, PANE_MS, REGIONS, T0, UNKNOWN, VERSION
+from tests.chaos.models import CARRIERS, CHALLENGER, CLASSES, MODELS, PANE_MS, PROMOTED, REGIONS, T0, UNKNOWN, VERSION
 
 PARTITIONS = 4
 TICK_S = 0.05
@@ -25,6 +25,7 @@ _DRIFT_PANES, _DRIFT_OF = 14, 36
 _BRIEF_TICKS = 20
 _HORIZON_OVER_S = 75.0
 SDK_MODEL = "churn"
+_STREAMED = tuple(name for name in MODELS if name != PROMOTED)
 
 Document = dict[str, Any]
 # Model, version, origin.
@@ -58,6 +59,12 @@ class Answer:
     sent: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     logs: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Answer) -> None:
+        """Add what must come out of a sender beside the stream."""
+        self.events += other.events
+        self.labelled += other.labelled
+        self.sent += other.sent
 
 
 class Stream:
@@ -114,7 +121,7 @@ class Stream:
     def _predict(self, tick: int) -> None:
         """One prediction of one model, with its copies and labels."""
         random = self._random
-        name = random.choice(list(MODELS))
+        name = random.choice(_STREAMED)
         if name == "brief" and tick >= _BRIEF_TICKS:
             return
         self._number += 1

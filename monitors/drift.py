@@ -1,13 +1,15 @@
-"""One feature against its reference: every statistic, what chance allows, and whether it alarms."""
+"""A window against its reference, feature by feature: every statistic, what chance allows, and whether it alarms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from monitors import divergence, significance
-from monitors.profile import FeatureProfile
+import numpy as np
+import numpy.typing as npt
+
+from monitors import significance
+from monitors.profile import ReferenceProfile
 from monitors.sketch import Counts
 
 if TYPE_CHECKING:
@@ -46,79 +48,70 @@ class FeatureDrift:
 
 
 def measure(
-    profile: FeatureProfile,
+    profile: ReferenceProfile,
     current: Counts,
     *,
     policy: AlertPolicy,
     alpha: float,
-    current_design_effect: float = 1.0,
+    design_effects: npt.NDArray[np.float64] | float = 1.0,
     min_events: int,
-    name: str | None = None,
-) -> FeatureDrift:
-    """Compare a window of one feature with its reference.
+) -> dict[str, FeatureDrift]:
+    """Compare a window of all features with their reference.
 
     Parameters
     ----------
-    profile : the feature's reference.
-    current : (profile.binning.size,) counts of the window.
+    current : (profile.layout.size,) counts of the window.
     policy : its `mode` and the floors `psi` and `ks`.
-    alpha : the false-alarm probability this feature may spend at this look (`policy.look_alpha`); a feature
+    alpha : the false-alarm probability each feature may spend at this look (`policy.look_alpha`); a feature
         with an order spends half on PSI and half on KS, a category all of it on PSI.
-    current_design_effect : of the window's rows (`significance.design_effect`), ≥ 1.
-    min_events : with fewer events in the window there are no statistics.
-    name : the name the finding carries; the binning's own by default.
+    design_effects : (features,) of the window's rows (`significance.design_effect`), ≥ 1, in the layout's order.
+    min_events : of a feature with fewer events in the window there are no statistics.
 
     Returns
     -------
-    In mode "calibrated" the line is the larger of what chance explains and the policy's floor; in mode
-    "fixed" it is the floor. Past the line of either statistic, the feature alarms.
+    Each feature's finding, in the profile's order. In mode "calibrated" the line is the larger of what chance
+    explains and the policy's floor; in mode "fixed" it is the floor. Past the line of either statistic, a feature
+    alarms.
     """
-    binning = profile.binning
-    n, n_reference = int(current.sum()), profile.rows
-    present, present_reference = n - int(current[binning.missing]), n_reference - int(profile.counts[binning.missing])
-    missing: Missing | None = None
-    if present_reference == 0:
-        missing = "no_reference"
-    elif n < min_events or present == 0:
-        missing = "too_few_events"
-    psi = ks = jensen_shannon = wasserstein = p_psi = p_ks = threshold_psi = threshold_ks = nan
-    if missing is None:
-        effective_n = significance.effective(present_reference, profile.design_effect)
-        effective_m = significance.effective(present, current_design_effect)
-        calibrated = policy.mode == "calibrated"
-        share = alpha / 2 if binning.ordered else alpha
-        pooled = divergence.pool_by(profile.grouping, profile.counts, current)
-        groups = len(pooled[0])
-        psi = divergence.pooled_psi(*pooled)
-        p_psi = significance.psi_p_value(psi, effective_n, effective_m, groups)
-        null_psi = significance.psi_threshold(effective_n, effective_m, groups, share) if calibrated else 0.0
-        threshold_psi = max(policy.psi, null_psi)
-        # Over the pooled groups: over hundreds of cells chance alone would show a distance.
-        jensen_shannon = divergence.pooled_jensen_shannon(*pooled)
-        if binning.ordered:
-            ks = divergence.ks(profile.counts, current)
-            p_ks = significance.ks_p_value(ks, effective_n, effective_m)
-            null_ks = significance.ks_threshold(effective_n, effective_m, share) if calibrated else 0.0
-            threshold_ks = max(policy.ks, null_ks)
-            positions = binning.positions
-            assert positions is not None
-            wasserstein = divergence.wasserstein(profile.counts, current, positions)
-    return FeatureDrift(
-        feature=binning.feature if name is None else name,
-        psi=psi,
-        ks=ks,
-        jensen_shannon=jensen_shannon,
-        wasserstein=wasserstein,
-        p_psi=p_psi,
-        p_ks=p_ks,
-        threshold_psi=threshold_psi,
-        threshold_ks=threshold_ks,
+    stacked = profile.stacked
+    reference, shares = stacked.shares, stacked.shares_of(current)
+    found = stacked.compare(current)
+    n = significance.effective(reference.present, stacked.design_effects)
+    m = significance.effective(shares.present, design_effects)
+    null_psi = null_ks = 0.0
+    if policy.mode == "calibrated":
+        share = np.where(stacked.ordered, alpha / 2, alpha)
+        null_psi = significance.psi_threshold(n, m, found.groups, share)
+        null_ks = significance.ks_threshold(n, m, alpha / 2)
+    missing = [
+        "no_reference" if not known else "too_few_events" if events < min_events or not there else None
+        for known, events, there in zip(
+            reference.present.tolist(), shares.n.tolist(), shares.present.tolist(), strict=True
+        )
+    ]
+    measured = np.where([each is None for each in missing], 0.0, np.nan)
+    with_order = np.where(stacked.ordered, measured, np.nan)
+    psi, ks = found.psi + measured, found.ks + with_order
+    line_psi, line_ks = np.maximum(policy.psi, null_psi) + measured, np.maximum(policy.ks, null_ks) + with_order
+    with np.errstate(invalid="ignore"):
+        of_present = np.stack([shares.unseen, shares.out_of_range]) / shares.present
+        missing_share = shares.missing / shares.n
+    columns = (
+        psi,
+        ks,
+        found.jensen_shannon + measured,
+        found.wasserstein + with_order,
+        significance.psi_p_value(psi, n, m, found.groups),
+        significance.ks_p_value(ks, n, m),
+        line_psi,
+        line_ks,
         # Comparisons with nan are false: what was not measured does not alarm.
-        alarm=psi > threshold_psi or ks > threshold_ks,
-        n=n,
-        n_reference=n_reference,
-        missing_share=int(current[binning.missing]) / n if n else nan,
-        unseen_share=int(current[binning.unseen]) / present if present else nan,
-        out_of_range_share=int(current[binning.below] + current[binning.above]) / present if present else nan,
-        missing=missing,
+        (psi > line_psi) | (ks > line_ks),
+        shares.n,
+        reference.n,
+        missing_share,
+        *of_present,
     )
+    rows = zip(stacked.names, *(column.tolist() for column in columns), missing, strict=True)
+    by_name = {row[0]: FeatureDrift(*row) for row in rows}
+    return {name: by_name[name] for name in profile.features}

@@ -18,6 +18,7 @@ from monitors.binning import Binning, Kind, fit
 from monitors.divergence import grouping
 from monitors.significance import design_effect
 from monitors.sketch import Counts, count_cells
+from monitors.stacked import Stacked
 
 MANIFEST = "manifest"
 FEATURE_PREFIX = "feature/"
@@ -59,11 +60,6 @@ class FeatureProfile:
     def digest(self) -> str:
         """16 hex digits naming all that is kept of the feature."""
         return digest_of(self.to_part())
-
-    @cached_property
-    def grouping(self) -> npt.NDArray[np.int64]:
-        """The group each cell is pooled into (`divergence.grouping`)."""
-        return grouping(self.counts, ordered=self.binning.ordered)
 
     def to_part(self) -> bytes:
         """Return the feature's part of a profile, as JSON."""
@@ -178,6 +174,11 @@ class ReferenceProfile:
     def layout(self) -> CellLayout:
         """Where each feature's cells lie in a vector over all; the same wherever the fingerprint is."""
         return CellLayout.of({name: feature.binning.size for name, feature in self.features.items()})
+
+    @cached_property
+    def stacked(self) -> Stacked:
+        """What of the features is worked out once, in the layout's order."""
+        return Stacked.of({name: self.features[name] for name in self.layout.places})
 
     def to_parts(self) -> dict[str, bytes]:
         """Return the profile as JSON parts: "feature/<name>" for each feature, and last the "manifest".

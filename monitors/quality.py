@@ -97,4 +97,4 @@ def _dead(profile: FeatureProfile, current: Counts, present: int) -> bool:
     known = profile.rows - int(profile.counts[profile.binning.missing])
     spread = int(reference.max()) < SPREAD_SHARE * known and profile.pane_concentration < SPREAD_SHARE
     share = (int(reference[int(inner.argmax())]) + 0.5) / (known + 1)
-    return spread and effective(present, profile.design_effect) * log(share) < log(DEAD_PROBABILITY)
+    return spread and float(effective(present, profile.design_effect)) * log(share) < log(DEAD_PROBABILITY)

@@ -1,20 +1,25 @@
-"""What sample sizes allow: null distributions of PSI and KS, thresholds, p-values, effective sizes."""
+"""What sample sizes allow: null distributions of PSI and KS, thresholds, p-values, effective sizes.
+
+Numbers may be arrays wherever `Numbers` are taken: one a feature, of shapes that go together.
+"""
 
 from __future__ import annotations
 
-from math import sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
+
+Numbers: TypeAlias = float | npt.NDArray[Any]
+Floats: TypeAlias = Any
 
 # Batch means are taken over longer and longer blocks of panes while at least this many blocks remain.
 MIN_BLOCKS = 20
 TRIMMED_SHARE = 0.1
 
 
-def psi_threshold(n: float, m: float, groups: int, alpha: float) -> float:
+def psi_threshold(n: Numbers, m: Numbers, groups: Numbers, alpha: Numbers) -> Floats:
     """Return the PSI that equal populations exceed with probability alpha.
 
     Parameters
@@ -32,19 +37,19 @@ def psi_threshold(n: float, m: float, groups: int, alpha: float) -> float:
     [1] B. Yurdakul, *Statistical Properties of Population Stability Index*, 2018.
     """
     _check_alpha(alpha)
-    if n <= 0 or m <= 0:
-        return float("inf")
-    return 0.0 if groups < 2 else (1 / n + 1 / m) * float(special.chdtri(groups - 1, alpha))
+    noise = _noise(n, m)
+    line = noise * special.chdtri(_degrees(groups), alpha)
+    return _numbers(np.where(np.less(groups, 2) & np.isfinite(noise), 0.0, line))
 
 
-def psi_p_value(value: float, n: float, m: float, groups: int) -> float:
+def psi_p_value(value: Numbers, n: Numbers, m: Numbers, groups: Numbers) -> Floats:
     """Return the probability that equal populations show a PSI of at least `value` (see `psi_threshold`)."""
-    if np.isnan(value) or n <= 0 or m <= 0:
-        return float("nan")
-    return 1.0 if groups < 2 else float(special.chdtrc(groups - 1, value / (1 / n + 1 / m)))
+    noise = _noise(n, m)
+    chance = np.where(np.less(groups, 2), 1.0, special.chdtrc(_degrees(groups), value / noise))
+    return _numbers(np.where(np.isnan(value) | np.isinf(noise), np.nan, chance))
 
 
-def ks_threshold(n: float, m: float, alpha: float) -> float:
+def ks_threshold(n: Numbers, m: Numbers, alpha: Numbers) -> Floats:
     """Return the KS distance that equal populations exceed with probability at most alpha.
 
     Parameters
@@ -54,7 +59,7 @@ def ks_threshold(n: float, m: float, alpha: float) -> float:
 
     Returns
     -------
-    K⁻¹(alpha) / √(nm / (n + m)), at most 1, with K the Kolmogorov distribution's tail [1]; inf when a side
+    K⁻¹(alpha) · √(1/n + 1/m), at most 1, with K the Kolmogorov distribution's tail [1]; inf when a side
     is empty. On binned or discrete values it is conservative: their distance is never larger.
 
     Notes
@@ -62,29 +67,27 @@ def ks_threshold(n: float, m: float, alpha: float) -> float:
     [1] N. Smirnov, *Table for Estimating the Goodness of Fit of Empirical Distributions*, 1948.
     """
     _check_alpha(alpha)
-    if n <= 0 or m <= 0:
-        return float("inf")
-    return min(1.0, float(special.kolmogi(alpha)) / sqrt(n * m / (n + m)))
+    noise = _noise(n, m)
+    return _numbers(np.where(np.isinf(noise), np.inf, np.minimum(1.0, special.kolmogi(alpha) * np.sqrt(noise))))
 
 
-def ks_p_value(d: float, n: float, m: float) -> float:
+def ks_p_value(d: Numbers, n: Numbers, m: Numbers) -> Floats:
     """Return the probability that equal populations show a KS distance of at least `d` (see `ks_threshold`)."""
-    if np.isnan(d) or n <= 0 or m <= 0:
-        return float("nan")
-    return float(special.kolmogorov(d * sqrt(n * m / (n + m))))
+    noise = _noise(n, m)
+    return _numbers(np.where(np.isinf(noise), np.nan, special.kolmogorov(d / np.sqrt(noise))))
 
 
-def effective(n: float, design_effect: float) -> float:
+def effective(n: Numbers, design_effect: Numbers) -> Floats:
     """Return how many independent events `n` correlated ones are worth: n / design_effect.
 
     Raises
     ------
     ValueError
-        The design effect is under 1.
+        A design effect is under 1.
     """
-    if not design_effect >= 1:
+    if not np.all(np.greater_equal(design_effect, 1)):
         raise ValueError(f"design_effect: got {design_effect}, wanted at least 1")
-    return n / design_effect
+    return _numbers(np.divide(n, design_effect))
 
 
 def design_effect(pane_counts: npt.NDArray[Any], *, groups: int = 10) -> float:
@@ -147,6 +150,23 @@ def _equal_mass_columns(counts: npt.NDArray[np.float64], groups: int) -> npt.NDA
     return pooled
 
 
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
+def _noise(n: Numbers, m: Numbers) -> npt.NDArray[np.float64]:
+    """Return 1/n + 1/m; inf where a side is empty."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(1 / np.maximum(n, 0.0) + 1 / np.maximum(m, 0.0))
+
+
+def _degrees(groups: Numbers) -> npt.NDArray[np.int64]:
+    degrees: npt.NDArray[np.int64] = np.maximum(groups, 2) - 1
+    return degrees
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> Floats:
+    """Return numbers as they came: one for one, an array for arrays."""
+    one: Floats = values[()]
+    return one
+
+
+def _check_alpha(alpha: Numbers) -> None:
+    if not np.all(np.greater(alpha, 0) & np.less(alpha, 1)):
         raise ValueError(f"alpha: got {alpha}, wanted a probability between 0 and 1")

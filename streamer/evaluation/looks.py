@@ -99,27 +99,32 @@ def measure_window(
     panes = [held[start] for start in starts]
     policy = policy_of(config)
     alpha = look_alpha(policy, features=len(profile.features), look_every_ms=pane_ms)
-    drift: dict[str, FeatureDrift] = {}
-    quality: dict[str, QualityFinding] = {}
     counts = _counts_by_pane(panes, profile, late=late)
-    totals = counts.sum(axis=0)
-    for name, feature in profile.features.items():
-        place = profile.layout.places[name]
-        total = totals[place]
-        effect = design_effect(counts[:, place]) if len(panes) >= _ENOUGH_PANES else feature.design_effect
-        drift[name] = measure(
-            feature,
-            total,
-            policy=policy,
-            alpha=alpha,
-            current_design_effect=max(effect, feature.design_effect),
-            min_events=config.window.min_events,
-            name=name,
-        )
-        if not name.startswith("@"):
-            quality[name] = assess(feature, total, max_missing_share=policy.max_missing_share)
+    total = counts.sum(axis=0)
+    drift = measure(
+        profile,
+        total,
+        policy=policy,
+        alpha=alpha,
+        design_effects=_design_effects(counts, profile)
+        if len(panes) >= _ENOUGH_PANES
+        else profile.stacked.design_effects,
+        min_events=config.window.min_events,
+    )
+    places = profile.layout.places
+    quality = {
+        name: assess(feature, total[places[name]], max_missing_share=policy.max_missing_share)
+        for name, feature in profile.features.items()
+        if not name.startswith("@")
+    }
     start_ms = min(starts, default=end_ms)
     return Measured(start_ms, end_ms, sum(events[start] for start in starts), drift, quality)
+
+
+def _design_effects(counts: NDArray[np.int64], profile: ReferenceProfile) -> NDArray[np.float64]:
+    """Return those of the window's panes, never below the reference's; (features,) in the layout's order."""
+    seen = [design_effect(counts[:, place]) for place in profile.layout.places.values()]
+    return np.maximum(seen, profile.stacked.design_effects)
 
 
 def _counts_by_pane(panes: Sequence[Pane], profile: ReferenceProfile, *, late: bool) -> NDArray[np.int64]:

@@ -11,8 +11,8 @@ import pytest
 
 from monitors.drift import FeatureDrift, measure
 from monitors.policy import AlertPolicy
-from monitors.profile import FeatureProfile, build_profile
-from monitors.sketch import count_cells
+from monitors.profile import FeatureProfile, ReferenceProfile, build_profile
+from monitors.sketch import Counts, count_cells
 
 CALIBRATED = AlertPolicy(mode="calibrated", psi=0.1, ks=0.1)
 FIXED = replace(CALIBRATED, mode="fixed")
@@ -40,18 +40,26 @@ def categories(values: list[str | None]) -> np.ndarray:
     return count_cells(CATEGORICAL.binning.assign(array), CATEGORICAL.binning.size)
 
 
+def measure_one(
+    feature: FeatureProfile,
+    counts: Counts,
+    *,
+    policy: AlertPolicy,
+    alpha: float,
+    effect: float = 1.0,
+    min_events: int = 10,
+) -> FeatureDrift:
+    """Measure a reference of one feature."""
+    whole = ReferenceProfile("m", "1", {"x": feature}, None, 20_000, 0)
+    return measure(whole, counts, policy=policy, alpha=alpha, design_effects=np.array([effect]), min_events=min_events)[
+        "x"
+    ]
+
+
 def look(
     shift: float, rows: int, *, policy: AlertPolicy = CALIBRATED, effect: float = 1.0, min_events: int = 10
 ) -> FeatureDrift:
-    return measure(
-        NUMERIC,
-        numbers(shift, rows),
-        policy=policy,
-        alpha=1e-4,
-        current_design_effect=effect,
-        min_events=min_events,
-        name="x",
-    )
+    return measure_one(NUMERIC, numbers(shift, rows), policy=policy, alpha=1e-4, effect=effect, min_events=min_events)
 
 
 def test_a_large_and_certain_drift_alarms_in_either_mode():
@@ -93,8 +101,7 @@ def test_the_line_is_the_floor_where_chance_explains_less():
 def test_without_a_floor_no_drift_alarms_about_as_often_as_alpha():
     policy = replace(CALIBRATED, psi=1e-9, ks=1e-9)
     alarms = sum(
-        measure(NUMERIC, numbers(0, 1_000, seed), policy=policy, alpha=0.05, min_events=10).alarm
-        for seed in range(1_500)
+        measure_one(NUMERIC, numbers(0, 1_000, seed), policy=policy, alpha=0.05).alarm for seed in range(1_500)
     )
     # The reference is one draw for all looks, which moves the rate a little; PSI and KS share alpha.
     assert 0.02 < alarms / 1_500 < 0.07
@@ -113,7 +120,7 @@ def test_with_too_few_events_there_are_no_numbers_and_no_alarm():
 def test_without_a_single_value_there_are_no_numbers():
     counts = np.zeros(NUMERIC.binning.size, dtype=np.int64)
     counts[NUMERIC.binning.missing] = 1_000
-    found = measure(NUMERIC, counts, policy=CALIBRATED, alpha=0.01, min_events=10)
+    found = measure_one(NUMERIC, counts, policy=CALIBRATED, alpha=0.01)
     assert found.missing == "too_few_events"
     assert found.missing_share == 1
     assert isnan(found.unseen_share)
@@ -121,7 +128,7 @@ def test_without_a_single_value_there_are_no_numbers():
 
 def test_an_empty_reference_is_no_reference():
     empty = FeatureProfile(NUMERIC.binning, np.zeros(NUMERIC.binning.size, dtype=np.int64))
-    found = measure(empty, NUMERIC.counts, policy=CALIBRATED, alpha=0.01, min_events=10)
+    found = measure_one(empty, NUMERIC.counts, policy=CALIBRATED, alpha=0.01)
     assert found.missing == "no_reference"
     assert not found.alarm
 
@@ -129,7 +136,7 @@ def test_an_empty_reference_is_no_reference():
 def test_missing_values_are_shown_but_are_no_drift():
     counts = NUMERIC.counts.copy()
     counts[NUMERIC.binning.missing] = 20_000
-    found = measure(NUMERIC, counts, policy=CALIBRATED, alpha=0.01, min_events=10)
+    found = measure_one(NUMERIC, counts, policy=CALIBRATED, alpha=0.01)
     assert found.missing_share == 0.5
     assert found.psi == 0
     assert not found.alarm
@@ -138,18 +145,18 @@ def test_missing_values_are_shown_but_are_no_drift():
 def test_categories_have_no_ks_and_spend_all_of_alpha_on_psi():
     policy = replace(CALIBRATED, psi=1e-9)
     counts = categories(["a"] * 100 + ["b"] * 100)
-    found = measure(CATEGORICAL, counts, policy=policy, alpha=0.01, min_events=10)
+    found = measure_one(CATEGORICAL, counts, policy=policy, alpha=0.01)
     assert isnan(found.ks)
     assert isnan(found.wasserstein)
     assert isnan(found.threshold_ks)
     assert found.alarm
-    tighter = measure(CATEGORICAL, counts, policy=policy, alpha=0.005, min_events=10)
+    tighter = measure_one(CATEGORICAL, counts, policy=policy, alpha=0.005)
     assert found.threshold_psi < tighter.threshold_psi
 
 
 def test_a_new_category_is_drift_and_its_share_is_told():
     counts = categories([*(list("abcd") * 200), *(["new"] * 200), *([None] * 100)])
-    found = measure(CATEGORICAL, counts, policy=CALIBRATED, alpha=1e-4, min_events=10)
+    found = measure_one(CATEGORICAL, counts, policy=CALIBRATED, alpha=1e-4)
     assert found.unseen_share == 0.2
     assert found.missing_share == pytest.approx(100 / 1_100)
     assert found.alarm

@@ -109,8 +109,8 @@ class WorkerSettings(Section):
     flush_rows: int = Field(50_000, ge=1)
     commit_ms: int = Field(5_000, ge=10)
     commit_bytes: int = Field(32_000_000, ge=1_000)
-    view_ms: int = Field(1_000, ge=50)
-    view_share: float = Field(0.02, gt=0, le=1)
+    view_ms: int = Field(500, ge=50)
+    view_share: float = Field(0.01, gt=0, le=1)
     tick_ms: int = Field(5_000, ge=50)
     web_host: str = "127.0.0.1"
     web_port: int = Field(6066, ge=0, le=65535)

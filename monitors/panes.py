@@ -24,11 +24,13 @@ class Boundaries:
     done_ms: int = 0
     crossings: list[tuple[int, int]] = field(default_factory=list)
 
-    def cross(self, end_ms: int, record_time_ms: int) -> None:
-        """Note that the watermark has passed every pane end up to `end_ms`."""
+    def cross(self, end_ms: int, record_time_ms: int) -> bool:
+        """Note that the watermark has passed every pane end up to `end_ms`; return whether that is new."""
         latest = self.crossings[-1][0] if self.crossings else self.done_ms
-        if end_ms > latest:
-            self.crossings.append((end_ms, record_time_ms))
+        if end_ms <= latest:
+            return False
+        self.crossings.append((end_ms, record_time_ms))
+        return True
 
     def advance(self, limits: Iterable[tuple[int, int]], idle_ms: int) -> int:
         """Move `done_ms` as far as every partition allows, and return it.
@@ -78,21 +80,30 @@ class ModelClock:
         firsts = [boundaries.crossings[0] for boundaries in (self.complete, self.mature) if boundaries.crossings]
         return min(record_time_ms for _end, record_time_ms in firsts) + self.idle_ms if firsts else None
 
-    def observe(self, source: Source, event_time_ms: int, record_time_ms: int) -> None:
-        """Take in the largest event time of a batch from one partition, and its last record's time."""
-        self.observe_all([(source, event_time_ms, record_time_ms)])
+    def observe(self, source: Source, event_time_ms: int, record_time_ms: int) -> bool:
+        """Take in the largest event time of a batch from one partition, and its last record's time.
 
-    def observe_all(self, seen: Iterable[tuple[Source, int, int]]) -> None:
+        Returns
+        -------
+        Whether a watermark has passed the end of a pane: else nothing completes that would not have without it.
+        """
+        return self.observe_all([(source, event_time_ms, record_time_ms)])
+
+    def observe_all(self, seen: Iterable[tuple[Source, int, int]]) -> bool:
         """Take in what `observe` does, of some partitions one after the other."""
-        newest_ms = self.watermark_ms
+        newest_ms, passed_one = self.watermark_ms, False
         for source, event_time_ms, record_time_ms in seen:
-            if event_time_ms <= self.watermarks.get(source, 0):
+            held_ms = self.watermarks.get(source, 0)
+            if event_time_ms <= held_ms:
                 continue
             self.watermarks[source] = event_time_ms
+            passed = self._passed(event_time_ms)
+            passed_one |= passed != self._passed(held_ms)
             if event_time_ms > newest_ms:
                 newest_ms = event_time_ms
-                self.complete.cross(self._passed(event_time_ms), record_time_ms)
-                self.mature.cross(self._passed(event_time_ms - self.maturity_ms), record_time_ms)
+                passed_one |= self.complete.cross(passed, record_time_ms)
+                passed_one |= self.mature.cross(self._passed(event_time_ms - self.maturity_ms), record_time_ms)
+        return passed_one
 
     def advance(self, read_up_to: Mapping[Source, int], *, drift: Sequence[Source], labels: Sequence[Source]) -> None:
         """Complete and mature what the progress of all partitions allows.

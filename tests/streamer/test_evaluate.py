@@ -89,7 +89,7 @@ def test_every_transition_and_answer_stands_in_the_ledger(monkeypatch: Any) -> N
 
 
 def test_a_command_for_an_unknown_model_is_refused(monkeypatch: Any) -> None:
-    monkeypatch.setattr("streamer.evaluate._CATALOG_S", 0.0)
+    monkeypatch.setattr("streamer.evaluation.roster._CATALOG_S", 0.0)
     log = Log(catalog_of(config()))
     log.command("set_champion", "churn", version="1")
     log.records[0] = (COMMANDS, log.now_ms, log.records[0][2].replace(b'"model":"churn"', b'"model":"other"'))
@@ -128,7 +128,7 @@ def test_a_model_without_a_configuration_holds_nothing_up(monkeypatch: Any) -> N
 
 
 def test_one_round_waits_no_longer_than_once_whatever_is_named(monkeypatch: Any) -> None:
-    monkeypatch.setattr("streamer.evaluate._CATALOG_S", 0.2)
+    monkeypatch.setattr("streamer.evaluation.roster._CATALOG_S", 0.2)
     log = Log(catalog_of(config()))
     for number in range(12):
         log.command("set_champion", "churn", version="1")
@@ -359,7 +359,7 @@ def test_the_faulted_models_are_counted_as_they_stand(monkeypatch: Any) -> None:
 
     log = Log(catalog_of(config()))
     with monkeypatch.context() as patch:
-        patch.setattr("streamer.evaluate._observe", broken)
+        patch.setattr("streamer.evaluation.intake._observe", broken)
         for pane in range(3):
             log.flush(predictions(pane, 10))
         player = played(log, monkeypatch)

@@ -375,7 +375,7 @@ CORE_ONLY = textwrap.dedent(
 )
 BEYOND_CORE = (
     "pydantic,pydantic_settings,numpy,pandas,polars,pyarrow,scipy,sklearn,confluent_kafka,aiokafka,faust,mode,river,"
-    "structlog,prometheus_client,rich,typer,tenacity,cramjam,mlflow,airflow,evidently,psutil,yaml,monitors,dags,demo"
+    "structlog,prometheus_client,rich,typer,tenacity,cramjam,zstandard,mlflow,airflow,evidently,psutil,yaml,monitors,dags,demo"
 )
 
 

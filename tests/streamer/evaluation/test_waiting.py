@@ -27,14 +27,16 @@ def test_it_misses_no_pane_that_time_completes(
     read_up_to: dict[tuple[str, int], int] = {}
     now = 0
     for marked, progressed in drawn:
+        moved = set[str]()
         for name, source, event_time in marked:
-            for each in (all_clocks, clocks):
-                each[name].observe(source, event_time, now)
+            all_clocks[name].observe(source, event_time, now)
+            if clocks[name].observe(source, event_time, now):
+                moved.add(name)
         for source, step in progressed:
             now = read_up_to[source] = max(now, read_up_to.get(source, 0) + step)
         for clock in all_clocks.values():
             clock.advance(read_up_to, drift=SOURCES, labels=LABELS)
-        waiting.wake(name for name, _source, _time in marked)
+        waiting.wake(moved)
         latest = max(read_up_to.values(), default=0)
         for name in waiting.ready(latest):
             clocks[name].advance(read_up_to, drift=SOURCES, labels=LABELS)

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from streamer import evaluate as evaluate_module
 from streamer import telemetry
 from streamer.catalog import Catalog
 from streamer.evaluate import MAX_COMMAND_BYTES
@@ -40,7 +39,7 @@ LARGE = (
 def impatient() -> Iterator[None]:
     """Wait for no model that is on its way: here nobody sends one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate_module, "_CATALOG_S", 0.0)
+        patch.setattr("streamer.evaluation.roster._CATALOG_S", 0.0)
         yield
 
 
@@ -141,7 +140,7 @@ def test_a_command_in_another_partition_than_its_model_s_is_refused_where_its_se
 ) -> None:
     log, played = player()
     # As it would be with more partitions: whoever owns the wrong one must not begin a second life of the model.
-    monkeypatch.setattr(evaluate_module, "partition_of", lambda model, partitions: 3)
+    monkeypatch.setattr("streamer.evaluate.partition_of", lambda model, partitions: 3)
     log.command("request")
     played.play()
     played.commit()

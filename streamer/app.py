@@ -21,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from streamer import redis_clients, telemetry
 from streamer.catalog import Catalog
 from streamer.evaluate import Evaluate
+from streamer.evaluation.counted import counted_up_to
 from streamer.evaluation.live import LiveWriter
 from streamer.events import Command, encode
 from streamer.ingest import RAW, Ingest
@@ -84,8 +85,14 @@ class Worker:
             self.live.reads(ids)
             self.steps["evaluate"] = self._step("evaluate", evaluate, evaluate.topics)
         if self.role in ("all", "ingest"):
-            ingest = self._ingest()
-            self.steps["ingest"] = self._step("ingest", ingest, ingest.topics)
+            raw_ids = topic_ids(self.settings, [self.settings.topic(kind) for kind in RAW])
+            ingest = self._ingest(raw_ids)
+            self.steps["ingest"] = self._step(
+                "ingest",
+                ingest,
+                ingest.topics,
+                kept_offsets=lambda: counted_up_to(self.settings, raw_ids, alive=lambda: self.steps["ingest"].beat()),
+            )
         _spare_the_collector()
 
     def run_stage(self, stage: str) -> None:
@@ -120,7 +127,7 @@ class Worker:
             self._ticker.produce(self.settings.topic("commands"), encode(command), partition=partition)
         self._ticker.poll(0)
 
-    def _step(self, name: str, stage: Any, topics: Iterable[str]) -> TransactionalStep:
+    def _step(self, name: str, stage: Any, topics: Iterable[str], **options: Any) -> TransactionalStep:
         prefix = self.settings.namespace or "driftloop"
         properties = self.settings.kafka.properties()
         topics = list(topics)
@@ -134,9 +141,10 @@ class Worker:
             replica=replica,
             consumer_properties=kafka_clients.librdkafka(properties, scope="consumer"),
             producer_properties=kafka_clients.librdkafka(properties, scope="producer"),
+            **options,
         )
 
-    def _ingest(self) -> Ingest:
+    def _ingest(self, ids: dict[str, str]) -> Ingest:
         settings = self.settings
         store = JoinStore(
             redis_clients.connect_store(settings, socket_timeout=30),
@@ -145,14 +153,13 @@ class Worker:
             wait_aof=settings.labels.wait_aof,
             hold_ms=settings.labels.hold,
         )
-        names = [settings.topic(kind) for kind in RAW]
         return Ingest(
             settings,
             self.catalog,
             store,
             replica=settings.worker.replica,
-            topic_ids=topic_ids(settings, names),
-            partition_counts=lambda: self._partition_counts(names),
+            topic_ids=ids,
+            partition_counts=lambda: self._partition_counts(list(ids)),
         )
 
     def _partition_counts(self, names: list[str]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -28,6 +28,8 @@ class TransactionalStep:
 
     Every error ends `run` by raising. Nothing is repaired in place: a supervisor starts the process
     again, and what was not committed is read again.
+
+    `kept_offsets` is asked where the group has no offset of a partition: never read, or let expire by Kafka.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class TransactionalStep:
         producer_properties: dict[str, str],
         batch: int = 2500,
         poll_s: float = 0.1,
+        kept_offsets: Callable[[], Mapping[tuple[str, int], int]] = dict,
     ) -> None:
         self._stage = stage
         self._topics = list(topics)
@@ -49,6 +52,7 @@ class TransactionalStep:
         self._label = name
         self._full = batch
         self._poll_s = poll_s
+        self._kept_offsets = kept_offsets
         self._reading = Reading(replica, batch)
         self._failure: BaseException | None = None
         self._is_open = False
@@ -209,11 +213,14 @@ class TransactionalStep:
 
     def _take_over(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         found = self._stable_offsets(consumer, partitions) if partitions else []
+        kept = self._kept_offsets() if any(entry.offset < 0 for entry in found) else {}
         standing: dict[Partition, Standing] = {}
         for entry in found:
             place = KafkaPartition(entry.topic, entry.partition)
             low, high = patiently(partial(consumer.get_watermark_offsets, place, _TIMEOUT_S), timeout_s=_TIMEOUT_S)
-            committed = entry.offset if entry.offset >= 0 else None
+            committed = entry.offset if entry.offset >= 0 else kept.get((entry.topic, entry.partition))
+            if entry.offset < 0 and committed is not None:
+                log.warning("offset_expired", topic=entry.topic, partition=entry.partition, start=committed)
             standing[Partition(entry.topic, entry.partition)] = Standing(committed, low, high)
         self._reading.begin(self._stage.restore(standing))
         consumer.assign([KafkaPartition(p.topic, p.number, offset) for p, offset in self._reading.positions.items()])

@@ -73,6 +73,9 @@ def offsets(settings: Settings) -> Check:
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
     groups = [_group(settings, stage) for stage in ("ingest", "evaluate")]
     committed = {place: offset for group in groups for place, offset in _committed(admin, group).items()}
+    if not committed and _has_state(settings, admin):
+        found = "Kafka has let the workers' offsets expire; they go on where evaluate's state says that they stood"
+        return Check("offsets", "warning", found, "driftloop worker, before retention overtakes that too")
     if not committed:
         return Check("offsets", "ok", "no worker has read anything yet")
     existing = admin.list_topics(timeout=_TIMEOUT_S).topics
@@ -102,7 +105,17 @@ def offsets(settings: Settings) -> Check:
 def ingest_has_read(settings: Settings) -> bool:
     """Tell whether an ingest of this namespace has ever committed what it had read."""
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
-    return bool(_committed(admin, _group(settings, "ingest")))
+    return bool(_committed(admin, _group(settings, "ingest"))) or _has_state(settings, admin)
+
+
+def _has_state(settings: Settings, admin: AdminClient) -> bool:
+    """Tell whether evaluate has ever kept anything."""
+    topic = settings.topic("state")
+    asked = [
+        TopicPartition(topic, number) for number in _partitions(admin.list_topics(timeout=_TIMEOUT_S).topics, topic)
+    ]
+    ends = offsets_of(admin, asked, OffsetSpec.latest(), timeout_s=_TIMEOUT_S)  # type: ignore[no-untyped-call]
+    return any(ends.values())
 
 
 def _group(settings: Settings, stage: str) -> str:

@@ -19,12 +19,14 @@ Role = Literal["all", "ingest", "evaluate"]
 _LOOK_S = 1.0
 _TIMEOUT_S = 10.0
 
-# What a stage does with which topic: by these names Kafka's own tools know the rights.
+# What a stage does with which topic: by these names Kafka's own tools know the rights. Ingest reads what
+# has been counted where Kafka has let its offsets expire.
 _INGEST: Mapping[str, tuple[str, ...]] = {
     "predictions": ("READ",),
     "features": ("READ",),
     "labels": ("READ",),
-    "partials": ("WRITE",),
+    "partials": ("READ", "WRITE"),
+    "state": ("READ",),
     "dead-letters": ("WRITE",),
 }
 _EVALUATE: Mapping[str, tuple[str, ...]] = {

@@ -1,0 +1,67 @@
+"""Workers that were away for longer than Kafka keeps a group's offsets go on where counting stood."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka.admin import AdminClient
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+
+from streamer.audit import recount
+from streamer.diagnosis import log_checks
+from streamer.kafka import clients as kafka_clients
+from streamer.settings import Settings
+from tests.integration.events import MODEL, publish, send_events
+from tests.integration.running import WorkerProcess, wait_for
+
+pytestmark = pytest.mark.integration
+
+
+def committed(settings: Settings) -> int:
+    """Return how many messages ingest has committed."""
+    admin, group = AdminClient({**settings.kafka.properties()}), f"{settings.namespace}-ingest"
+    found = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
+    return sum(max(place.offset, 0) for place in found.topic_partitions)
+
+
+def let_expire(settings: Settings, stage: str) -> None:
+    """Delete a group and its offsets, as Kafka does once it has been without members for long enough."""
+    group = f"{settings.namespace}-{stage}"
+    admin = KafkaAdminClient(**kafka_clients.kafka_python(settings.kafka.properties()))
+    try:
+        # A static member is one until its session is over.
+        admin.remove_group_members(group, [MemberToRemove(group_instance_id=f"{group}-0")])
+    finally:
+        admin.close()
+    # Kept by name: results do not arrive once the client is gone.
+    deleting = AdminClient({**settings.kafka.properties()})
+    deleting.delete_consumer_groups([group])[group].result()
+
+
+def test_what_was_counted_before_the_offsets_expired_counts_once(settings: Settings) -> None:
+    publish(settings, MODEL, "1")
+    worker = WorkerProcess(settings, commit_ms=3_000)
+    try:
+        sent = send_events(settings, panes=2, per_pane=200, shift_from=99)
+        wait_for(lambda: recount.run(settings).labels, lambda labels: labels == sent, 60)
+        # What evaluate has not committed yet lies in the partials.
+        sent += send_events(settings, panes=1, per_pane=200, shift_from=99, first=2)
+        wait_for(lambda: committed(settings), lambda messages: messages == 2 * sent, 60)
+    finally:
+        worker.kill()
+    let_expire(settings, "ingest")
+    let_expire(settings, "evaluate")
+    assert log_checks.offsets(settings).status == "warning"
+    assert log_checks.ingest_has_read(settings)
+    worker = WorkerProcess(settings)
+    try:
+        sent += send_events(settings, panes=1, per_pane=200, shift_from=99, first=3)
+        report = wait_for(lambda: recount.run(settings), lambda found: found.labels == sent, 60)
+    finally:
+        worker.kill()
+    assert report.differences == []
+    told = worker.text()
+    assert "offset_expired" in told
+    assert "overlap" not in told
+    assert "lost_range" not in told

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamer.decode import MAX_EVENT_BYTES, Kind, decode
+from streamer.decode import MAX_EVENT_BYTES, Event, Kind, decode
 from streamer.events import EARLIEST_MS, LATEST_MS
 
 _NAME = "a name of 1 to 100 of a-z, 0-9, '.', '_' and '-'"
@@ -100,12 +100,18 @@ def explain_invalid(raw: bytes, kind: Kind) -> tuple[str, str]:
     raise ValueError(f"{kind}: nothing is wrong with this message")
 
 
-def explain_future(ts: int, record_ms: int, max_future_ms: int) -> tuple[str, str] | None:
-    """Return why an event time too far ahead of its record's own is refused, and the field; None if it is not."""
+def explain_future(event: Event, record_ms: int, max_future_ms: int) -> tuple[str, str] | None:
+    """Return why an event with a time too far ahead of its record's own is refused, and the field; None if it is not.
+
+    A label's `prediction_ts` makes the pane it counts in, where labels bring their context.
+    """
     limit = record_ms + max_future_ms
-    if ts <= limit:
-        return None
-    return f"got {ts}, {ts - record_ms} ms ahead of its record, wanted at most {limit} (worker.max_future_ms)", "ts"
+    for field in ("ts", "prediction_ts"):
+        ts: int | None = getattr(event, field, None)
+        if ts is not None and ts > limit:
+            ahead = f"{ts - record_ms} ms ahead of its record"
+            return f"got {ts}, {ahead}, wanted at most {limit} (worker.max_future_ms)", field
+    return None
 
 
 def explain_unknown(model: str) -> tuple[str, str]:

@@ -223,7 +223,7 @@ def _accepted(settings: Settings, catalog: Catalog, kind: Kind, raw: bytes, reco
     model = catalog.model(event.model)
     if model is None or unusable(model, event) is not None:
         return None
-    late = explain_future(event.ts, record_ms, settings.worker.max_future_ms)
+    late = explain_future(event, record_ms, settings.worker.max_future_ms)
     return event if late is None else None
 
 

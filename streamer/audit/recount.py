@@ -185,7 +185,10 @@ def _accept(settings: Settings, catalog: Catalog, kind: Kind, message: Message, 
     except (msgspec.DecodeError, ValueError):
         return None
     model = catalog.model(event.model)
-    if model is None or event.ts > record_ms + settings.worker.max_future_ms or not _is_usable(model, event):
+    if model is None or not _is_usable(model, event):
+        return None
+    said_ms = event.prediction_ts if isinstance(event, Label) else None
+    if max(event.ts, said_ms or 0) > record_ms + settings.worker.max_future_ms:
         return None
     return Place(record_ms, *_numbers(message), single.row, event)
 

@@ -61,7 +61,9 @@ def sorted_out(batch: Batch, catalog: Catalog, place: Places, max_future_ms: int
     refused, and why, is the same.
     """
     limit_ms = int(place.record_times_ms[0]) + max_future_ms
-    doubtful = _doubtful(batch) | (batch.columns["ts"].whole > limit_ms)
+    doubtful = _doubtful(batch)
+    for name in batch.columns.keys() & {"ts", "prediction_ts"}:
+        doubtful |= _outside(batch.columns[name], EARLIEST_MS, limit_ms)
     names = batch.columns["model"].coded
     models = [None if name is None else catalog.model(name) for name in names.values]
     found = [model for model in models if model is not None]
@@ -148,7 +150,7 @@ def _fault(raw: bytes, kind: Kind, catalog: Catalog, record_ms: int, max_future_
     model = catalog.model(event.model)
     if model is None:
         return explain_unknown(event.model)
-    return unusable(model, event) or explain_future(event.ts, record_ms, max_future_ms)
+    return unusable(model, event) or explain_future(event, record_ms, max_future_ms)
 
 
 def _outside(column: Column, least: int, most: int) -> BoolArray:

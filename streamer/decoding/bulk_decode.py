@@ -251,9 +251,11 @@ def _unusable(
     """Give the rows whose event is well formed and cannot be counted."""
     models, model_of, _layouts, events, rows = decoded
     times = np.array([event.ts for event in events], dtype=np.int64)
+    if kind == "labels":
+        times = np.maximum(times, np.array([event.prediction_ts or 0 for event in events], dtype=np.int64))
     recorded = record_times_ms if rows is None else record_times_ms[rows]
     for at in np.flatnonzero(times > recorded + max_future_ms).tolist():
-        fault = explain_future(events[at].ts, int(recorded[at]), max_future_ms)
+        fault = explain_future(events[at], int(recorded[at]), max_future_ms)
         if fault is not None:
             yield at if rows is None else int(rows[at]), fault
     if kind == "features":

@@ -172,6 +172,7 @@ _FIELDS: Sequence[tuple[str, tuple[Kind, ...], Make, str, str]] = (
     ("revision a text", LABELS, changed(revision="2"), "revision", "got text of 1 characters, wanted a whole number"),
     ("revision too large", LABELS, changed(revision=2**63), "revision", f"got {2**63}, wanted a whole number of 64"),
     ("deleted a number", LABELS, changed(deleted=1), "deleted", "got a number, wanted true or false"),
+    ("prediction_ts far ahead", LABELS, changed(prediction_ts=_FUTURE), "prediction_ts", f"got {_FUTURE}, "),
     ("prediction_ts in seconds", LABELS, changed(prediction_ts=_TS // 1000), "prediction_ts", f"got {_TS // 1000}, "),
 )  # fmt: skip
 

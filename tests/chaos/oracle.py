@@ -32,4 +32,4 @@ def judge(
             f"model: got {event.model!r}, which is not configured; driftloop models apply its file",
             "model",
         )
-    return event, unusable(model, event) or explain_future(event.ts, record_ms, max_future_ms)
+    return event, unusable(model, event) or explain_future(event, record_ms, max_future_ms)

@@ -234,11 +234,13 @@ def test_what_we_encode_we_decode() -> None:
 
 
 def test_a_time_too_far_ahead_of_its_record_is_explained() -> None:
-    assert explain_future(TS + 1_000, TS, 1_000) is None
-    explained = explain_future(TS + 1_001, TS, 1_000)
-    assert explained is not None
-    assert explained[1] == "ts"
-    assert explained[0].startswith(f"got {TS + 1001}, 1001 ms ahead of its record, wanted at most {TS + 1000}")
+    just = Label(prediction_id="p", model="m", ts=TS + 1_000, label=1, prediction_ts=TS + 1_000)
+    assert explain_future(just, TS, 1_000) is None
+    for field in ("ts", "prediction_ts"):
+        explained = explain_future(msgspec.structs.replace(just, **{field: TS + 1_001}), TS, 1_000)
+        assert explained is not None
+        assert explained[1] == field
+        assert explained[0].startswith(f"got {TS + 1001}, 1001 ms ahead of its record, wanted at most {TS + 1000}")
 
 
 def test_a_metric_s_field_is_one_of_the_contract() -> None:

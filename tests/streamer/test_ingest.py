@@ -232,6 +232,17 @@ def test_labels_with_their_context_need_no_join() -> None:
     assert dict(dead[0].headers)["field"] == b"version"
 
 
+def test_a_label_of_a_prediction_far_in_the_future_makes_no_pane_there() -> None:
+    feed = Feed(labels={"mode": "context"})
+    context = {"version": "1", "prediction": True}
+    feed.give(LABELS, label(**context, prediction_ts=T0 + SETTINGS.worker.max_future_ms + 1_001), record_ms=T0 + 1_000)
+    feed.give(LABELS, label(**context, prediction_ts=T0 + SETTINGS.worker.max_future_ms + 1_000), record_ms=T0 + 1_000)
+    partial, (letter,) = feed.flush()
+    assert [each.labelled for each in of(partial, "labels")] == [1]
+    assert dict(letter.headers)["field"] == b"prediction_ts"
+    assert b"(worker.max_future_ms)" in dict(letter.headers)["reason"]
+
+
 def test_backfilled_events_are_counted_and_move_no_watermark() -> None:
     feed = Feed()
     feed.give(PREDICTIONS, prediction(origin="backfill"))

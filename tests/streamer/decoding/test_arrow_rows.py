@@ -78,6 +78,7 @@ def some_labels(random: Random, n: int) -> list[dict[str, Any]]:
         {"label": None, "deleted": True},
         {"ts": 5},
         {"prediction_ts": 5},
+        {"prediction_ts": AHEAD},
         {"version": None},
         {"prediction_ts": None},
     ]

@@ -106,7 +106,7 @@ def messages(draw: st.DrawFn, kind: Kind) -> bytes:
             "label": scalars,
             "deleted": st.booleans(),
             "revision": st.integers(-(2**64), 2**64),
-            "prediction_ts": st.none() | st.just(NOW),
+            "prediction_ts": st.none() | st.sampled_from([NOW, NOW + FUTURE, NOW + FUTURE + 1]),
         }
     # Mostly sound: one field drawn freely, or none.
     sound = {

@@ -76,7 +76,10 @@ class FeatureDrift(Document, kw_only=True):
 
 
 class Performance(Document, kw_only=True):
-    """`…:performance:<version>`: how well a version does, on how many of its answers' labels."""
+    """`…:performance:<version>`: how well a version does, on how many of its answers' labels.
+
+    `label_lag_ms`: how far the newest pane that has a label lies behind the newest event, 0 where it is the same pane.
+    """
 
     metrics: dict[str, float | None] = {}
     baseline: dict[str, float | None] = {}
@@ -86,7 +89,7 @@ class Performance(Document, kw_only=True):
     labelled: int | None = None
     predicted: int | None = None
     coverage: float | None = None
-    parked: int | None = None
+    label_lag_ms: int | None = None
     maturity_ms: int | None = None
     window_start_ms: int | None = None
     window_end_ms: int | None = None

@@ -201,9 +201,10 @@ def performance_lines(performance: Performance | None, version: str, width: int)
         lines.append(_metrics_table(performance, width))
     labels = f"labels for {count(performance.labelled)} of {count(performance.predicted)} predictions"
     coverage = f" ({share(performance.coverage)})" if performance.coverage is not None else ""
-    parked = f"; {count(performance.parked)} waiting for their prediction" if performance.parked else ""
     maturity = f"; a pane is judged {length(performance.maturity_ms)} after it" if performance.maturity_ms else ""
-    lines.append(Text(f"{labels}{coverage}{parked}{maturity}"))
+    lines.append(Text(f"{labels}{coverage}{maturity}"))
+    if performance.label_lag_ms:
+        lines.append(Text(f"none yet for the last {length(performance.label_lag_ms)} of predictions"))
     if performance.drop is not None:
         bounds = f"{signed(performance.drop_lower)} to {signed(performance.drop_upper)}"
         lines.append(Text(f"drop against the reference {signed(performance.drop)} ({bounds})"))

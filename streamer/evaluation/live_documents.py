@@ -122,6 +122,7 @@ def performance(
     for _start, pane in panes:
         for key, vector in pane.performance.items():
             totals[key] = totals[key] + vector if key in totals else vector
+    reached_ms = max((start + pane_ms for start, pane in panes if pane.labelled), default=None)
     labelled, predicted = sum(pane.labelled for _s, pane in panes), sum(pane.sampled for _s, pane in panes)
     look = record.performance if version == looks.served(watched) else None
     baseline = None if profile is None else profile.baseline
@@ -138,6 +139,7 @@ def performance(
         labelled=labelled,
         predicted=predicted,
         coverage=labelled / predicted if predicted else None,
+        label_lag_ms=None if reached_ms is None else max(event_time_ms - reached_ms, 0),
         maturity_ms=int(model.config.labels.maturity),
         window_start_ms=panes[0][0] if panes else None,
         window_end_ms=panes[-1][0] + pane_ms if panes else None,

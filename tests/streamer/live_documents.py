@@ -31,7 +31,8 @@ DRIFT = {
 PERFORMANCE = documents.Performance(
     metrics={"n": 400.0, "accuracy": 0.8, "auc": 0.9},
     baseline={"accuracy": 0.85},
-    drop=0.05, drop_lower=0.01, drop_upper=0.09, labelled=400, predicted=1_000, coverage=0.4, maturity_ms=3_600_000,
+    drop=0.05, drop_lower=0.01, drop_upper=0.09, labelled=400, predicted=1_000, coverage=0.4,
+    label_lag_ms=1_800_000, maturity_ms=3_600_000,
     series=[{"pane_start_ms": NOW, "n": 200, "accuracy": 0.9}, {"pane_start_ms": NOW, "n": 200, "accuracy": 0.7}],
 )  # fmt: skip
 REQUEST = documents.RequestView(

@@ -68,6 +68,7 @@ def test_a_models_screen_fits_and_holds_everything(run: Run, filled: redis.Redis
         "fault    plan: all unseen",
         "accuracy by pane",
         "labels for 400 of 1,000 predictions (40 %); a pane is judged 1 h after it",
+        "none yet for the last 30 min of predictions",
         "drop against the reference +0.050 (+0.010 to +0.090)",
         "age: psi 0.310, limit 0.100",
         "raised → accepted → canary",

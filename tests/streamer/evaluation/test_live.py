@@ -13,7 +13,7 @@ from streamer.evaluation.live import LiveWriter
 from streamer.evaluation.model_record import ModelRecord, Watched
 from streamer.events import Deployment, encode
 from streamer.state import Keys
-from tests.streamer.logs import Log, Player, catalog_of, config, predictions
+from tests.streamer.logs import PANE, T0, Log, Player, catalog_of, config, contribution, predictions
 
 KEYS = Keys("test")
 
@@ -171,6 +171,23 @@ def test_without_time_for_all_statistics_who_waits_longest_comes_first_and_count
         player.play()
         shard.models["other"].numbers_shown = False
     assert computed == [{"churn"}, {"other"}, {"churn"}]
+
+
+def test_beside_performance_stands_how_far_its_labels_lie_behind(
+    log: Log, player: Player, writer: LiveWriter, store: redis.Redis
+) -> None:
+    def lag_ms() -> int | None:
+        show(player, writer)
+        return json.loads(store.get(KEYS.performance("churn", "1")) or "{}")["label_lag_ms"]
+
+    assert lag_ms() is None
+    log.flush([], [contribution(event, True) for event in predictions(0, 200)])
+    player.play()
+    assert lag_ms() == 0
+    late = predictions(5, 200)
+    log.flush(late)
+    player.play()
+    assert lag_ms() == late[-1].ts - (T0 + PANE)
 
 
 def test_the_counts_of_a_worker_that_is_ahead_are_not_painted_over(

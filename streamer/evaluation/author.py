@@ -106,8 +106,7 @@ class Author:
     def _decide(self, shard: Shard, model: Model, watched: Watched, version: str, look: Look) -> None:
         record = watched.record
         before = record.alert.phase
-        allowed = record.life.allow_until_ms is not None and shard.position.now_ms < record.life.allow_until_ms
-        if allowed and look.fault is not None:
+        if _is_allowed(record, shard.position.now_ms) and look.fault is not None:
             look = Look(look.pane_end_ms, look.drift, look.performance, None)
         decision = looks.take(model, record, look)
         if record.alert.phase != before:
@@ -179,7 +178,8 @@ class Author:
             has_reference=self._catalog.reference(model.name, challenger) is not None,
             salt=command.subject,
         )
-        if command.kind == "clear_fault" and answered.outcome == "accepted":
+        if command.kind == "allow" and answered.outcome == "accepted" and _is_allowed(record, now_ms):
+            # At once: looks at performance, and the retraining that was blocked, go by the fault kept here.
             record.alert = effects.without_fault(record.alert)
         self.effects.append(effects.answer_record(self._settings, shard.index, record, command, answered, now_ms))
         log.info("answered", model=model.name, kind=command.kind, outcome=answered.outcome, reason=answered.reason)
@@ -274,6 +274,11 @@ class Author:
         """Drop panes past their retention, as the state topic will."""
         floor_ms = watched.record.clock.watermark_ms - int(model.config.time.retention)
         watched.forget([key for key in watched.panes if key.start_ms + key.pane_ms <= floor_ms])
+
+
+def _is_allowed(record: ModelRecord, now_ms: int) -> bool:
+    """Tell whether a person lets the model be retrained although its data has a fault."""
+    return record.life.allow_until_ms is not None and now_ms < record.life.allow_until_ms
 
 
 def _partitions(counts: Mapping[str, int], topics: Iterable[str]) -> tuple[Source, ...]:

@@ -296,7 +296,7 @@ def subject_kind_of(command: Command) -> Literal["request", "rollout", "model"]:
 
 
 def without_fault(alert: AlertState) -> AlertState:
-    """Return an alert state whose data fault a person has cleared."""
+    """Return an alert state whose data fault a person has allowed."""
     return replace(alert, fault=None)
 
 

@@ -4,11 +4,13 @@ import random
 import time
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
 from streamer import telemetry
 from streamer.catalog import Catalog
+from streamer.events import Prediction
 from streamer.models import ModelConfig
 from streamer.stage import Batch, StepFailed
 from tests.streamer.logs import (
@@ -371,6 +373,38 @@ def test_the_faulted_models_are_counted_as_they_stand(monkeypatch: Any) -> None:
     player.play()
     player.commit()
     assert faulted() == 0
+
+
+def faulty(pane: int) -> list[Prediction]:
+    return [
+        msgspec.structs.replace(event, features={**event.features, "plan": None}) for event in predictions(pane, 200)
+    ]
+
+
+def test_a_data_fault_stands_until_a_person_allows_it(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config()))
+    player = Player(log, monkeypatch)
+
+    def fault() -> str | None:
+        player.play()
+        return player.evaluate._shards[0].models["churn"].record.alert.fault
+
+    for pane in range(3):
+        log.flush(faulty(pane))
+    log.quiet(30)
+    assert "plan" in (fault() or "")
+    log.command("clear_fault", "churn")
+    log.command("allow", "churn", until_ms=log.now_ms - 1)
+    assert fault() is not None
+    log.command("allow", "churn", until_ms=log.now_ms + 25_000)
+    assert fault() is None, "before the next look"
+    log.flush(faulty(3))
+    log.quiet(15)
+    assert fault() is None, "after it"
+    log.quiet(15)
+    log.flush(faulty(4))
+    log.quiet(15)
+    assert fault() is not None
 
 
 def test_state_and_group_must_agree_on_what_is_applied(monkeypatch: Any) -> None:

@@ -8,22 +8,25 @@ from typing import Any
 
 import msgspec
 import redis
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from streamer import redis_clients
+from streamer.audit.log_reach import whole_since
 from streamer.audit.recount import before_their_model, read_catalog
 from streamer.catalog import Catalog, Model
 from streamer.counting.labelling import features_entry, label_entry, prediction_entry, unusable
 from streamer.counting.rows import Located
 from streamer.decode import Kind, decode
 from streamer.decoding.singles import singles
+from streamer.evaluation.counted import counted_up_to
 from streamer.events import SCHEMA_HEADER, SCHEMA_VERSION, Label, encode
 from streamer.explain import explain_future
 from streamer.join.entries import Entry
 from streamer.join.gap import Gap
 from streamer.join.labels import JoinStore
 from streamer.kafka import clients as kafka_clients
+from streamer.kafka.offsets import committed_offsets, patiently
 from streamer.kafka.reader import read_to_end
 from streamer.kafka.topics import topic_ids
 from streamer.settings import Settings
@@ -50,12 +53,17 @@ class RebuildError(Exception):
 
 
 class Rebuilt(msgspec.Struct, kw_only=True, frozen=True):
-    """How many entries were installed, of the events read; those whose time is over were not."""
+    """How many entries were installed, of the events read; those whose time is over were not.
+
+    `whole_since_ms` is the record time from which on all is there again, where the log no longer reaches back over the
+    labels' horizon: labels of predictions before it find nothing, and wait.
+    """
 
     predictions: int
     features: int
     labels: int
     read: int
+    whole_since_ms: int | None = None
 
 
 def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
@@ -89,10 +97,11 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
             wait_aof=settings.labels.wait_aof,
             hold_ms=settings.labels.hold,
         )
-        ends = {kind: _committed(admin, group, settings.topic(kind)) for kind in KINDS}
+        ends = _ends(settings, admin, group)
         key = Keys(settings.namespace).rebuild()
         gap, again = _gap(client, key, store, ends["predictions"]), _Again(settings)
         kept_from_ms = now_ms - settings.labels.hold
+        whole_since_ms = _whole_since(settings, catalog, ends, kept_from_ms, now_ms)
         installed = dict.fromkeys(KINDS, 0)
         read = 0
         for kind, of_gap in _PASSES:
@@ -118,7 +127,7 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
         client.delete(key)
     finally:
         client.close()
-    return Rebuilt(**installed, read=read)
+    return Rebuilt(**installed, read=read, whole_since_ms=whole_since_ms)
 
 
 def _gap(client: redis.Redis, key: str, store: JoinStore, ends: Mapping[int, int]) -> Gap:
@@ -166,7 +175,10 @@ def _refuse_while_running(admin: AdminClient, group: str) -> None:
     """Return once nobody is in the group; a worker that was stopped just now is, until its session is over."""
     deadline = time.monotonic() + SESSION_S
     while True:
-        found = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result()
+        found = patiently(
+            lambda: admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result(),
+            timeout_s=_TIMEOUT_S,
+        )
         if not found.members:
             return
         if time.monotonic() > deadline:
@@ -175,12 +187,29 @@ def _refuse_while_running(admin: AdminClient, group: str) -> None:
         time.sleep(0.5)
 
 
-def _committed(admin: AdminClient, group: str, topic: str) -> dict[int, int]:
-    """Return partition → the next offset ingest would read; a partition it never read is not there."""
-    asked = [ConsumerGroupTopicPartitions(group)]
-    found = admin.list_consumer_group_offsets(asked, request_timeout=_TIMEOUT_S)[group].result()
-    places: list[TopicPartition] = found.topic_partitions or []
-    return {place.partition: place.offset for place in places if place.topic == topic and place.offset >= 0}
+def _ends(settings: Settings, admin: AdminClient, group: str) -> dict[Kind, dict[int, int]]:
+    """Return, of each kind, partition → the next offset ingest would read; a partition it never read is not there."""
+    topics = {settings.topic(kind): kind for kind in KINDS}
+    counted = counted_up_to(settings, topic_ids(settings, list(topics)))
+    # The group's own come first: the others stand in for those that Kafka has let expire.
+    found = {**counted, **committed_offsets(admin, group, timeout_s=_TIMEOUT_S)}
+    ends: dict[Kind, dict[int, int]] = {kind: {} for kind in KINDS}
+    for (topic, partition), offset in found.items():
+        if topic in topics:
+            ends[topics[topic]][partition] = offset
+    return ends
+
+
+def _whole_since(
+    settings: Settings, catalog: Catalog, ends: Mapping[Kind, Mapping[int, int]], kept_from_ms: int, now_ms: int
+) -> int | None:
+    """Return the time from which on the log has all that some model still joins; None where it has all of it."""
+    horizons = [int(model.config.labels.horizon) for model in catalog.models() if model.config.labels.mode == "join"]
+    wanted_ms = kept_from_ms - max(horizons, default=0)
+    found = [
+        whole_since(settings, settings.topic(kind), ends[kind], wanted_ms=wanted_ms, now_ms=now_ms) for kind in KINDS
+    ]
+    return max((since_ms for since_ms in found if since_ms is not None), default=None)
 
 
 def _batches(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamer.cli.failures import CommandError
-from streamer.cli.present import Json, count, now_ms, write_json
+from streamer.cli.present import Json, count, moment, now_ms, write_json
 from streamer.cli.surroundings import require_kafka, settings
 from streamer.settings import Settings
 
@@ -50,6 +50,11 @@ def replay(
         else:
             logs = f", {count(done.features)} feature logs" if done.features else ""
             typer.echo(f"{count(done.predictions)} predictions{logs} and {count(done.labels)} labels installed")
+            if done.whole_since_ms is not None:
+                typer.echo(
+                    f"the log begins at {moment(done.whole_since_ms)}, within the labels' horizon: labels of "
+                    "predictions before that find nothing, and do not count"
+                )
         return
     files = {kind: path for kind, path in (("predictions", predictions), ("labels", labels)) if path is not None}
     if not files:

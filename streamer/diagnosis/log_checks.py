@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -18,7 +18,7 @@ from streamer.diagnosis.checks import Check
 from streamer.events import UNREADABLE
 from streamer.explain import known_field
 from streamer.kafka import clients as kafka_clients
-from streamer.kafka.offsets import offsets_of
+from streamer.kafka.offsets import committed_offsets, offsets_of
 from streamer.kafka.reader import newest_by_key
 from streamer.letters import deadletters
 from streamer.models import parse_stored_model
@@ -201,9 +201,8 @@ def _versions(settings: Settings) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _committed(admin: AdminClient, group: str) -> dict[Place, int]:
-    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=_TIMEOUT_S)
-    found = asked[group].result().topic_partitions
-    return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+    # As they stand: one that a hanging transaction may still move is found by `transaction_checks`.
+    return committed_offsets(admin, group, timeout_s=_TIMEOUT_S, stable=False)
 
 
 def _partitions(existing: Mapping[str, Any], topic: str) -> set[int]:

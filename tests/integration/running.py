@@ -15,6 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from confluent_kafka.admin import AdminClient
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+
+from streamer.kafka import clients as kafka_clients
 from streamer.settings import Settings
 
 T = TypeVar("T")
@@ -114,3 +119,17 @@ def wait_for(read: Callable[[], T], wanted: Callable[[T], object], timeout_s: fl
             return found
         assert time.monotonic() < deadline, f"still {found}"
         time.sleep(0.2)
+
+
+def let_expire(settings: Settings, stage: str) -> None:
+    """Delete a group and its offsets, as Kafka does once it has been without members for long enough."""
+    group = f"{settings.namespace}-{stage}"
+    admin = KafkaAdminClient(**kafka_clients.kafka_python(settings.kafka.properties()))
+    try:
+        # A static member is one until its session is over.
+        admin.remove_group_members(group, [MemberToRemove(group_instance_id=f"{group}-0")])
+    finally:
+        admin.close()
+    # Kept by name: results do not arrive once the client is gone.
+    deleting = AdminClient({**settings.kafka.properties()})
+    deleting.delete_consumer_groups([group])[group].result()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
-from kafka import KafkaAdminClient
-from kafka.admin import MemberToRemove
 
 from streamer.audit import recount
 from streamer.diagnosis import log_checks
-from streamer.kafka import clients as kafka_clients
 from streamer.settings import Settings
 from tests.integration.events import MODEL, publish, send_events
-from tests.integration.running import WorkerProcess, wait_for
+from tests.integration.running import WorkerProcess, let_expire, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -23,20 +20,6 @@ def committed(settings: Settings) -> int:
     admin, group = AdminClient({**settings.kafka.properties()}), f"{settings.namespace}-ingest"
     found = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
     return sum(max(place.offset, 0) for place in found.topic_partitions)
-
-
-def let_expire(settings: Settings, stage: str) -> None:
-    """Delete a group and its offsets, as Kafka does once it has been without members for long enough."""
-    group = f"{settings.namespace}-{stage}"
-    admin = KafkaAdminClient(**kafka_clients.kafka_python(settings.kafka.properties()))
-    try:
-        # A static member is one until its session is over.
-        admin.remove_group_members(group, [MemberToRemove(group_instance_id=f"{group}-0")])
-    finally:
-        admin.close()
-    # Kept by name: results do not arrive once the client is gone.
-    deleting = AdminClient({**settings.kafka.properties()})
-    deleting.delete_consumer_groups([group])[group].result()
 
 
 def test_what_was_counted_before_the_offsets_expired_counts_once(settings: Settings) -> None:

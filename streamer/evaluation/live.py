@@ -30,12 +30,19 @@ KEPT_MS = 7 * 24 * 3_600_000
 # Neither holds against what was read from other topics: where Kafka was made anew, all begins at nothing. So the
 # stamp is the offsets, the log they are offsets of, and the log the split was last taken from (the split is
 # kept back for a while, and what an earlier release has stamped says no log).
+_AHEAD = """
+local function is_ahead(stamp, read, log)
+  local held, of_log = string.match(stamp or '', '^(%d*) ?(%S*)')
+  return stamp and (of_log == '' or of_log == log) and tonumber(held) > tonumber(read)
+end
+"""
 _WRITE = (
     OLDER_SPLIT
+    + _AHEAD
     + """
 local held = redis.call('GET', KEYS[1])
-local read, log, split_log = string.match(held or '', '^(%d*) ?(%S*) ?(%S*)$')
-if held and (log == '' or log == ARGV[2]) and tonumber(read) > tonumber(ARGV[1]) then return 0 end
+if is_ahead(held, ARGV[1], ARGV[2]) then return 0 end
+local split_log = string.match(held or '', '^%d* ?%S* ?(%S*)$')
 if ARGV[3] ~= '' then
   local split = redis.call('GET', KEYS[2])
   local same = split_log == '' or split_log == ARGV[2]
@@ -57,6 +64,19 @@ end
 return held and 1 or 2
 """
 )
+# The models' lines in the list of all, each by the model's own stamp.
+_WRITE_LINES = (
+    _AHEAD
+    + """
+for i = 2, #KEYS do
+  local at = 3 * i - 3
+  if not is_ahead(redis.call('GET', KEYS[i]), ARGV[at], ARGV[2]) then
+    redis.call('HSETEX', KEYS[1], 'PX', ARGV[1], 'FIELDS', 1, ARGV[at + 1], ARGV[at + 2])
+  end
+end
+return #KEYS
+"""
+)
 _REFUSED, _NEW = 0, 2
 # So many models' statistics are written in one go: what a round trip costs is more than what it carries.
 _AT_ONCE = 10
@@ -76,7 +96,7 @@ class LiveWriter:
         self._keys = keys
         self._catalog = catalog
         self._budget_s = budget_s
-        self._digest = client.register_script(_WRITE).sha
+        self._digests = {script: client.register_script(script).sha for script in (_WRITE, _WRITE_LINES)}
         self._reachable = True
         self._everything = True
         self._log = "-"
@@ -151,14 +171,12 @@ class LiveWriter:
         if not counted:
             return
         now_ms = int(time.time() * 1000)
-        stamps: Any = self._redis.mget([self._keys.stamp(model.name) for _shard, model, _watched in counted])
-        lines: dict[Any, Any] = {}
-        for (shard, model, watched), held in zip(counted, stamps, strict=True):
-            if not self._is_ahead(held, shard):
-                lines[model.name] = msgspec.json.encode(live_documents.summary(model, watched, now_ms))
+        lines: list[Any] = []
+        for shard, model, watched in counted:
+            lines += [_read(shard), model.name, msgspec.json.encode(live_documents.summary(model, watched, now_ms))]
             watched.counted = False
-        if lines:
-            self._redis.hsetex(self._keys.models(), mapping=lines, px=KEPT_MS)
+        keys = [self._keys.models(), *(self._keys.stamp(model.name) for _shard, model, _watched in counted)]
+        self._run(_WRITE_LINES, [[len(keys), *keys, KEPT_MS, self._log, *lines]])
 
     def _show_numbers(self, due: Iterable[Shown]) -> list[Failed]:
         failed: list[Failed] = []
@@ -188,26 +206,25 @@ class LiveWriter:
             name = model.name
             keys = [self._keys.stamp(name), self._keys.split(name), self._keys.timeline(name), *values]
             calls.append([len(keys), *keys, _read(shard), self._log, split, KEPT_MS, *values.values()])
-        try:
-            answers = self._written(calls)
-        except NoScriptError:
-            self._redis.script_load(_WRITE)
-            answers = self._written(calls)
+        answers = self._run(_WRITE, calls)
         for written in answers:
             telemetry.VIEW_WRITES.labels("refused" if written == _REFUSED else "written").inc()
         return answers
 
-    def _written(self, calls: Iterable[Sequence[Any]]) -> list[int]:
+    def _run(self, script: str, calls: Sequence[Sequence[Any]]) -> list[int]:
+        """Run a script with each of these arguments, loading it where the server has not got it."""
+        try:
+            return self._answers(script, calls)
+        except NoScriptError:
+            self._redis.script_load(script)
+            return self._answers(script, calls)
+
+    def _answers(self, script: str, calls: Sequence[Sequence[Any]]) -> list[int]:
         # By the script's digest: redis-py's own way asks in a pipeline which scripts there are, a right of its own.
         with self._redis.pipeline(transaction=False) as pipe:
             for call in calls:
-                pipe.evalsha(self._digest, *call)
-            return [int(written) for written in pipe.execute()]
-
-    def _is_ahead(self, held: bytes | None, shard: Shard) -> bool:
-        """Tell, as the script does, whether a model's stamp is of a worker that has read further than this one."""
-        read, of_log, *_ = [*(held or b"0").decode().split(" "), ""]
-        return of_log in ("", self._log) and int(read) > _read(shard)
+                pipe.evalsha(self._digests[script], *call)
+            return [int(answer) for answer in pipe.execute()]
 
     def _state(self, model: Model, watched: Watched, now_ms: int) -> tuple[dict[str, bytes], list[Exception]]:
         """Return the documents of how a model stands by key, and the errors of those that could not be computed.

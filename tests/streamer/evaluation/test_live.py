@@ -79,6 +79,18 @@ def told(store: redis.Redis) -> list[str]:
     return [fields[b"text"].decode() for _id, fields in store.xrange(KEYS.timeline("churn"))]
 
 
+def test_a_server_that_was_started_anew_is_given_the_scripts_again(
+    player: Player, writer: LiveWriter, store: redis.Redis
+) -> None:
+    show(player, writer)
+    store.flushall()
+    store.script_flush()
+    writer.reconcile()
+    show(player, writer)
+    assert store.hget(KEYS.models(), "churn") is not None
+    assert store.hget(KEYS.drift("churn", "1"), "age") is not None
+
+
 def test_a_flushed_view_gets_its_timeline_back(player: Player, writer: LiveWriter, store: redis.Redis) -> None:
     show(player, writer)
     before = told(store)

@@ -49,11 +49,15 @@ class Recount:
 
 
 class Difference(msgspec.Struct, kw_only=True, frozen=True):
-    """A count that is not what it should be; `wanted` is the log's, `got` the worker's, both as far as they differ."""
+    """A count that is not what it should be; `wanted` is the log's, `got` the worker's, both as far as they differ.
+
+    The log is counted in panes of the model's present width; workers keep those of a former one as they were.
+    """
 
     model: str
     version: str
     origin: str
+    pane_ms: int
     pane_start_ms: int
     kind: str
     name: str
@@ -217,23 +221,13 @@ def compare(counted: Recount, worker: PaneCounts) -> list[Difference]:
     """
     differences = []
     for key in sorted(counted.panes.keys() | worker.keys()):
-        model, version, origin, pane_start_ms, kind, name = key
-        if pane_start_ms < counted.floors.get(model, 0):
+        if key.pane_start_ms < counted.floors.get(key.model, 0):
             continue
         wanted, got = _same_length(counted.panes.get(key), worker.get(key))
         slack = TOLERANCE * max(1.0, float(np.abs(wanted).max())) if wanted.dtype.kind == "f" else 0
         if (np.abs(wanted - got) > slack).any():
             differences.append(
-                Difference(
-                    model=model,
-                    version=version,
-                    origin=origin,
-                    pane_start_ms=pane_start_ms,
-                    kind=kind,
-                    name=name,
-                    wanted=wanted.astype(float).tolist(),
-                    got=got.astype(float).tolist(),
-                )
+                Difference(**key._asdict(), wanted=wanted.astype(float).tolist(), got=got.astype(float).tolist())
             )
     return differences
 

@@ -18,10 +18,11 @@ from monitors.slices import bounded, kept_slices
 from streamer.catalog import Catalog, Model
 from streamer.counting.fold import is_sampled
 from streamer.decode import Event
+from streamer.evaluation.evaluate_state import CountKey, PaneCounts
 from streamer.events import FeatureLog, Label, Prediction
 from streamer.join.records import EXPIRY_GRAIN_MS
 
-# Model, version, origin, pane start in ms, kind, name: as `streamer.evaluation.evaluate_state.read_panes` has them.
+# Model, version, origin, pane start in ms, kind, name; all of a model's panes have its present width.
 Key = tuple[str, str, str, int, str, str]
 # A model, version, origin and pane start, and a feature or slice of it.
 Group = tuple[str, str, str, int, str]
@@ -119,8 +120,14 @@ class Tally:
             for together in _kept_together(joined, int(model.config.labels.horizon)):
                 self._count_joined(model, together)
 
-    def panes(self) -> dict[Key, NDArray[Any]]:
+    def panes(self) -> PaneCounts:
         """Add everything up, by key."""
+        return {
+            CountKey(model, version, origin, int(self._named(model).config.time.pane), start, kind, name): counts
+            for (model, version, origin, start, kind, name), counts in self._added_up().items()
+        }
+
+    def _added_up(self) -> dict[Key, NDArray[Any]]:
         panes: dict[Key, NDArray[Any]] = {key: np.array([count]) for key, count in self._numbers.items()}
         for (model, version, origin, start, name), column in self._values.items():
             profile = self.catalog.reference(model, version)

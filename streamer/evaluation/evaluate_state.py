@@ -15,9 +15,20 @@ from streamer.evaluation.state_log import read_partitions
 from streamer.kafka import clients as kafka_clients
 from streamer.settings import Settings
 
-PaneCounts = dict[tuple[str, str, str, int, str, str], NDArray[np.generic]]
+
+class CountKey(NamedTuple):
+    """What a count is of: a pane, which another width of the same start is not, and something counted in it."""
+
+    model: str
+    version: str
+    origin: str
+    pane_ms: int
+    pane_start_ms: int
+    kind: str
+    name: str
 
 
+PaneCounts = dict[CountKey, NDArray[np.generic]]
 Ends = dict[tuple[str, int], int]
 
 
@@ -37,9 +48,8 @@ def read_panes(settings: Settings, catalog: Catalog) -> PaneCounts:
 
     Returns
     -------
-    (model, version, origin, pane_start_ms, kind, name) → array. Kinds: "events", "sampled" and "labelled"
-    (one number, name ""), "cells" (a feature's counts by cell, as far as the last cell that is not
-    empty) and "performance" (a slice's vector; "" is the whole).
+    Kinds: "events", "sampled" and "labelled" (one number, name ""), "cells" (a feature's counts by cell, as far
+    as the last cell that is not empty) and "performance" (a slice's vector; "" is the whole).
     """
     return read_committed(settings, catalog).panes
 
@@ -56,7 +66,8 @@ def read_committed(settings: Settings, catalog: Catalog) -> Committed:
             for key, pane in watched.panes.items():
                 profile = catalog.reference(model, key.version)
                 for (kind, name), counts in _counts(pane, profile).items():
-                    found.panes[model, key.version, key.origin, key.start_ms, kind, name] = counts
+                    place = CountKey(model, key.version, key.origin, key.pane_ms, key.start_ms, kind, name)
+                    found.panes[place] = counts
     return found
 
 

@@ -135,7 +135,7 @@ def _await_counts(settings: Settings, sent: int) -> None:
     def counted() -> tuple[int, int]:
         panes = read_committed(settings, catalog).panes
         kinds = ("events", "labelled")
-        events, labelled = (sum(int(panes[key].sum()) for key in panes if key[4] == kind) for kind in kinds)
+        events, labelled = (sum(int(panes[key].sum()) for key in panes if key.kind == kind) for kind in kinds)
         return events, labelled
 
     wait_for(counted, lambda found: found == (sent, sent))

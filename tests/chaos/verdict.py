@@ -79,9 +79,9 @@ def await_view(settings: Settings, patience_s: float) -> list[str]:
     """Wait until the live view shows what is committed, of every model; return what it does not."""
     panes = read_committed(settings, recount.read_catalog(settings)).panes
     wanted: Counter[str] = Counter()
-    for (model, _version, origin, _start, kind, _name), counts in panes.items():
-        if kind == "events" and origin == "live":
-            wanted[model] += int(counts.sum())
+    for key, counts in panes.items():
+        if key.kind == "events" and key.origin == "live":
+            wanted[key.model] += int(counts.sum())
     client = redis.Redis.from_url(settings.redis.url)
     deadline = time.monotonic() + patience_s
     while True:
@@ -121,7 +121,7 @@ def examine(settings: Settings, answer: Answer, garbage: Garbage) -> Findings:
     decided, wrong = compare_decisions(settings, catalog)
     found = hold_against(garbage.sent, list_letters(settings, MANY))
     keys = counted.panes.keys() | committed.panes.keys()
-    performance = sum(key[4] in {"performance", "labelled"} for key in keys)
+    performance = sum(key.kind in {"performance", "labelled"} for key in keys)
     amiss = [
         *_totals(answer, counted, committed),
         *(_told(each) for each in differences[:_MOST_SHOWN]),
@@ -155,7 +155,7 @@ def _totals(answer: Answer, counted: recount.Recount, committed: Committed) -> l
     for what, wanted in (("events", answer.events), ("labelled", answer.labelled), ("performance", answer.sliced)):
         for who, panes in (("log", counted.panes), ("workers", committed.panes)):
             got: Counter[tuple[str, ...]] = Counter()
-            for (model, version, origin, _start, kind, name), counts in panes.items():
+            for (model, version, origin, _width, _start, kind, name), counts in panes.items():
                 if kind != what:
                     continue
                 if kind != "performance":

@@ -112,6 +112,6 @@ def test_a_killed_worker_has_counted_what_the_recount_counts(settings: Settings)
 
     catalog = recount.read_catalog(settings)
     counted = recount.recount(settings, catalog)
-    key = next(key for key in counted.panes if key[4] == "cells")
+    key = next(key for key in counted.panes if key.kind == "cells")
     wrong = {**counted.panes, key: counted.panes[key] + 1}
-    assert [(found.kind, found.name) for found in recount.compare(counted, wrong)] == [(key[4], key[5])]
+    assert [(found.kind, found.name) for found in recount.compare(counted, wrong)] == [(key.kind, key.name)]

@@ -29,9 +29,9 @@ def totals(panes: PaneCounts) -> dict[str, int]:
     """Return how often each kind of count has counted."""
     wanted = {"events": "", "labelled": "", "cells": "age", "performance": ""}
     found = dict.fromkeys(wanted, 0)
-    for (_model, version, _origin, _start, kind, name), counts in panes.items():
-        if version == "1" and wanted.get(kind) == name:
-            found[kind] += int(counts[0] if kind == "performance" else counts.sum())
+    for key, counts in panes.items():
+        if key.version == "1" and wanted.get(key.kind) == key.name:
+            found[key.kind] += int(counts[0] if key.kind == "performance" else counts.sum())
     return found
 
 

@@ -16,7 +16,7 @@ from streamer.audit.recount import Recount, compare
 from streamer.audit.tally import Place, Tally
 from streamer.catalog import Catalog
 from streamer.decode import Kind, decode
-from streamer.evaluation.evaluate_state import PaneCounts
+from streamer.evaluation.evaluate_state import CountKey, PaneCounts
 from streamer.events import Partial
 from streamer.ingest import Ingest
 from streamer.join.labels import JoinStore
@@ -57,16 +57,16 @@ def tallied(catalog: Catalog, log: Log) -> Tally:
 
 def counted(log: Log, **sections: Any) -> dict[tuple[str, str], Any]:
     panes = tallied(catalog_of(config(**sections)), log).panes()
-    return {key[4:]: counts.tolist() for key, counts in panes.items()}
+    return {(key.kind, key.name): counts.tolist() for key, counts in panes.items()}
 
 
 def test_events_and_cells_are_counted_by_pane() -> None:
     catalog = catalog_of(config())
     log: Log = {"predictions": [[prediction(), prediction(prediction_id="p2", ts=T0 + PANE, features={"plan": "zz"})]]}
     panes = tallied(catalog, log).panes()
-    assert panes["churn", "1", "live", T0, "events", ""].tolist() == [1]
-    assert panes["churn", "1", "live", T0, "cells", "plan"].tolist() == [1, 0, 0, 0, 0, 0, 0]
-    later = [panes["churn", "1", "live", T0 + PANE, "cells", name] for name in ("age", "plan")]
+    assert panes["churn", "1", "live", PANE, T0, "events", ""].tolist() == [1]
+    assert panes["churn", "1", "live", PANE, T0, "cells", "plan"].tolist() == [1, 0, 0, 0, 0, 0, 0]
+    later = [panes["churn", "1", "live", PANE, T0 + PANE, "cells", name] for name in ("age", "plan")]
     assert later[0][-4:].tolist() == [1, 0, 0, 0]
     assert later[1][-4:].tolist() == [0, 0, 0, 1]
 
@@ -84,7 +84,7 @@ def test_a_label_further_from_its_prediction_than_the_horizon_is_not_counted(
     tally.add_labels(
         Place(T0 + ms, 0, at, 0, truth) for at, (ms, truth) in enumerate(zip(label_ms, truths, strict=True))
     )
-    found = tally.panes().get(("churn", "1", "live", T0, "labelled", ""))
+    found = tally.panes().get(("churn", "1", "live", PANE, T0, "labelled", ""))
     assert (0 if found is None else int(found[0])) == labelled
 
 
@@ -266,7 +266,7 @@ def add(catalog: Catalog, panes: PaneCounts, flush: Partial) -> None:
     model = catalog.model("churn")
     assert model is not None
     for increment in flush.increments:
-        pane = (increment.model, increment.version, increment.origin, increment.pane_start_ms)
+        pane = (increment.model, increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
         found: dict[tuple[str, str], Any] = {("labelled", ""): np.array([increment.labelled])}
         if increment.source == "predictions":
             found |= {("events", ""): np.array([increment.events]), ("sampled", ""): np.array([increment.sampled])}
@@ -279,7 +279,8 @@ def add(catalog: Catalog, panes: PaneCounts, flush: Partial) -> None:
         for name, raw in increment.performance.items():
             found["performance", name] = np.frombuffer(raw, model.schema.dtype)
         for (kind, name), array in found.items():
-            panes[*pane, kind, name] = panes[*pane, kind, name] + array if (*pane, kind, name) in panes else array
+            key = CountKey(*pane, kind, name)
+            panes[key] = panes[key] + array if key in panes else array
 
 
 @pytest.mark.parametrize("mode", ["join", "context"])
@@ -293,7 +294,7 @@ def test_ingest_counts_any_log_as_the_recount_does(task: str, mode: str) -> None
         assert compare(truth, ingested(catalog, log, random)) == [], f"seed {seed}"
 
 
-KEY = ("churn", "1", "live", T0, "cells", "age")
+KEY = CountKey("churn", "1", "live", PANE, T0, "cells", "age")
 
 
 def test_what_one_side_does_not_have_is_zero() -> None:
@@ -301,6 +302,12 @@ def test_what_one_side_does_not_have_is_zero() -> None:
     assert compare(empty, {}) == []
     assert compare(Recount(), {KEY: np.array([0])}) == []
     assert compare(Recount(panes={KEY: np.array([1, 2, 0])}), {KEY: np.array([1, 2])}) == []
+
+
+def test_panes_of_two_widths_that_begin_together_are_two() -> None:
+    wide = KEY._replace(pane_ms=5 * PANE)
+    (found,) = compare(Recount(panes={KEY: np.array([1])}), {KEY: np.array([1]), wide: np.array([7])})
+    assert (found.pane_ms, found.wanted, found.got) == (5 * PANE, [0.0], [7.0])
 
 
 def test_a_difference_says_where_and_what_was_wanted_and_got() -> None:
@@ -317,7 +324,7 @@ def test_panes_that_workers_may_have_forgotten_are_passed_over() -> None:
 
 
 def test_float_sums_may_differ_by_rounding_alone() -> None:
-    key = (*KEY[:4], "performance", "")
+    key = KEY._replace(kind="performance", name="")
     sums = np.array([10.0, 1e6, 1e9])
     truth = Recount(panes={key: sums})
     assert compare(truth, {key: sums + 1e-3}) == []

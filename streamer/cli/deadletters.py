@@ -61,7 +61,7 @@ def list_letters(
         asked = any(condition is not None for condition in (topic, field, reason, within))
         typer.echo("No dead letters like that." if asked else "No dead letters: everything that came could be used.")
         return
-    table = plain_table("ID", "WHEN (UTC)", "FROM", "WHAT WAS WRONG")
+    table = plain_table("LETTER ID", "WHEN (UTC)", "FROM", "WHAT WAS WRONG")
     for column in table.columns[:2]:
         column.no_wrap = True
     for letter in letters:
@@ -100,7 +100,7 @@ def show(
     value = _text(letter.value[:_SHOWN_BYTES])
     if len(letter.value) > _SHOWN_BYTES:
         value += f" … and {len(letter.value) - _SHOWN_BYTES:,} bytes more (--raw writes all)"
-    typer.echo(f"id      {letter.letter_id}, {moment(letter.at_ms)} UTC")
+    typer.echo(f"letter  {letter.letter_id}, {moment(letter.at_ms)} UTC")
     typer.echo(f"from    {letter.source_topic}[{letter.source_partition}] offset {letter.source_offset}")
     typer.echo(f"field   {_printable(letter.field) or 'the whole message'}")
     typer.echo(f"wrong   {_printable(letter.reason)}")
@@ -109,7 +109,9 @@ def show(
 
 
 def replay(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="As `dead-letters list` shows them.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="LETTER_ID...", help="As `dead-letters list` shows them.")
+    ] = None,
     topic: Topic = None,
     field: Field = None,
     reason: Reason = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer.cli.models import published_model
-from streamer.cli.present import Json, console, moment, plain_table, state, write_json
+from streamer.cli.present import Json, console, count, moment, number, plain_table, state, write_json
 from streamer.cli.surroundings import settings
-from streamer.events import LedgerEntry
+from streamer.events import Finding, LedgerEntry
 
 
 def register(app: typer.Typer) -> None:
@@ -90,6 +90,7 @@ def why(entry: LedgerEntry) -> str:
     detail, evidence = entry.detail, entry.detail.get("evidence") or {}
     said = [
         f"{detail['kind']} of version {detail.get('version', '?')}" if "kind" in detail else "",
+        _strongest(evidence.get("findings")),
         f"{evidence['winner']} is version {detail.get('version', '?')}" if "winner" in evidence else "",
         f"{evidence['rows']:,} rows" if "rows" in evidence else "",
         f"passed {len(evidence['gates'])} gates" if entry.state == "validated" and evidence.get("gates") else "",
@@ -97,6 +98,16 @@ def why(entry: LedgerEntry) -> str:
         f"until {moment(detail['until_ms'])} UTC" if "until_ms" in detail else "",
     ]
     return ", ".join(part for part in said if part)
+
+
+def _strongest(findings: list[Any] | None) -> str:
+    """Return what a request was raised for above all, and of how much data that was found."""
+    if not findings:
+        return ""
+    finding = msgspec.convert(findings[0], Finding)
+    sure = "" if finding.p_value is None else f"p {finding.p_value:.2g}, "
+    found = f"{finding.subject}: {finding.statistic} {number(finding.value)}, limit {number(finding.limit)}"
+    return f"{found} ({sure}{count(finding.n_current)} events)"
 
 
 def _what(entry: LedgerEntry) -> str:

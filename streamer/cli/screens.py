@@ -143,7 +143,7 @@ def heading(view: ModelView, now: int) -> RenderableType:
     first = f"[bold]{escape(summary.model)}[/]  {escape(summary.task)}  {state('faulted' if faulted else phase)}"
     # Since when is told in event time, which may be another year's when the past is played again.
     if view.alerts and view.alerts.since_ms and view.alerts.event_time_ms:
-        first += f" [dim]for {length(view.alerts.event_time_ms - view.alerts.since_ms)}[/]"
+        first += f" [dim]for {length(view.alerts.event_time_ms - view.alerts.since_ms)} of event time[/]"
     lines = [first, f"serving  {_serving(serving, summary, view.version)}"]
     lines.append(
         f"events   newest {ago(summary.watermark_ms, now)}  [dim]numbers as of {ago(summary.as_of_ms, now)}[/]"

@@ -132,7 +132,7 @@ class Author:
         record.request = request
         log.info("request_raised", model=model.name, request_id=request.request_id, kind=request.kind)
         self.effects.append(effects.request_record(self._settings, request))
-        self.note(shard, watched, transitions)
+        self.note(shard, watched, effects.evidenced(transitions, request))
 
     def _publish_again(self, shard: Shard, watched: Watched) -> None:
         record = watched.record

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any, Literal
 
+import msgspec
+
 from monitors import lifecycle
 from monitors.policy import AlertState, Look
 from streamer.catalog import Model
@@ -27,6 +29,8 @@ from streamer.models import ModelConfig
 from streamer.settings import Settings
 from streamer.stage import Record
 
+# As many of a request's findings stand in the ledger, too; the request has all of them.
+_TOLD_FINDINGS = 5
 HEADERS = [(SCHEMA_HEADER, SCHEMA_VERSION)]
 
 
@@ -122,6 +126,21 @@ def _finding(subject: str, statistic: str, value: float, threshold: float, floor
         n_current=drift.n,
         p_value=drift.p_psi,
     )
+
+
+def evidenced(transitions: Iterable[lifecycle.Transition], request: RetrainRequest) -> list[lifecycle.Transition]:
+    """Return transitions in which the request's own says what it was raised for."""
+    evidence = {
+        "findings": msgspec.to_builtins(request.findings[:_TOLD_FINDINGS]),
+        "n_findings": len(request.findings),
+        "pane_end_ms": request.pane_end_ms,
+        "window_start_ms": request.window_start_ms,
+        "window_end_ms": request.window_end_ms,
+    }
+    return [
+        replace(moved, detail={**moved.detail, "evidence": evidence}) if moved.subject_kind == "request" else moved
+        for moved in transitions
+    ]
 
 
 def manual_request(settings: Settings, model: Model, watched: Watched, command: Command, now_ms: int) -> RetrainRequest:

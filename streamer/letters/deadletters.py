@@ -242,7 +242,9 @@ def is_mark(message: Message) -> bool:
 def _place(letter_id: str) -> tuple[int, int]:
     partition, _, offset = letter_id.partition(":")
     if not (partition.isdecimal() and offset.isdecimal()):
-        raise DeadLetterError(f"id: got {letter_id!r}, wanted <partition>:<offset> as `dead-letters list` shows it")
+        raise DeadLetterError(
+            f"letter_id: got {letter_id!r}, wanted <partition>:<offset> as `dead-letters list` shows it"
+        )
     return int(partition), int(offset)
 
 

@@ -88,6 +88,11 @@ def test_every_transition_and_answer_stands_in_the_ledger(monkeypatch: Any) -> N
     answers = [entry for entry in ledger if entry.get("outcome")]
     assert [entry["outcome"] for entry in answers] == ["accepted", "refused"]
     assert [entry["state"] for entry in ledger if entry["state"]] == ["raised", "accepted"]
+    evidence = ledger[0]["detail"]["evidence"]
+    assert evidence["findings"] == request["findings"][: len(evidence["findings"])]
+    assert evidence["findings"][0]["n_current"] > 0
+    assert evidence["n_findings"] == len(request["findings"])
+    assert [evidence[name] for name in ("pane_end_ms", "window_end_ms")] == [request["pane_end_ms"]] * 2
 
 
 def test_a_command_for_an_unknown_model_is_refused(monkeypatch: Any) -> None:

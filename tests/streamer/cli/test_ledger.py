@@ -12,6 +12,10 @@ from streamer.cli.ledger import why
 from streamer.events import LedgerEntry, encode
 from tests.streamer.cli.conftest import Run
 
+FINDING = {
+    "subject": "age", "statistic": "psi", "value": 0.31, "threshold": 0.05, "floor": 0.1,
+    "n_reference": 4_000, "n_current": 300, "p_value": 1e-9,
+}  # fmt: skip
 RUN = "airflow:canary__retrain__rq-08c7de1c351d658910b6"
 
 
@@ -26,6 +30,10 @@ def entry(state: str, kind: Any = "request", **given: Any) -> LedgerEntry:
     [
         (entry("rejected", reason="the data: 3 rows"), "the data: 3 rows"),
         (entry("raised", detail={"kind": "drift", "version": "1"}), "drift of version 1"),
+        (
+            entry("raised", detail={"kind": "drift", "version": "1", "evidence": {"findings": [FINDING]}}),
+            "drift of version 1, age: psi 0.310, limit 0.100 (p 1e-09, 300 events)",
+        ),
         (
             entry(
                 "validated",

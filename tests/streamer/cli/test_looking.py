@@ -63,7 +63,7 @@ def test_a_models_screen_fits_and_holds_everything(run: Run, filled: redis.Redis
     output = run("status", "churn", COLUMNS=str(width)).output
     assert max(map(len, output.splitlines())) <= width
     for words in (
-        "churn  binary  raised for 1 min",
+        "churn  binary  raised for 1 min of event time",
         "serving  1 90 %, 2 10 %  epoch 7",
         "fault    plan: all unseen",
         "accuracy by pane",

@@ -151,13 +151,15 @@ class MlflowSettings(Section):
 
 
 class AirflowSettings(Section):
-    """Where Airflow's pages are, for links, and where a retraining keeps its files.
+    """Where Airflow's pages are, for links, where a retraining keeps its files, and whose code may load its rows.
 
     Tasks hand one another paths under `work_dir`: with workers on several machines it lies on a disk they share.
+    `loaders` are the packages a model's `retrain.loader` may be in: that name comes from a topic, and is imported.
     """
 
     url: str = "http://127.0.0.1:8080"
     work_dir: Path = Path(".driftloop/retrain")
+    loaders: tuple[str, ...] = ()
 
 
 class Settings(BaseSettings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from typing import Any
 
 import polars as pl
@@ -22,21 +23,32 @@ def extract(settings: Settings, config: ModelConfig, request: RetrainRequest) ->
     From `retrain.loader` where the model names one, else from the request's Kafka offset ranges.
     """
     if config.retrain.loader is not None:
-        frame = load(config, request)
+        frame = load(config, request, allowed=settings.airflow.loaders)
         return typed(frame, config), {"source": config.retrain.loader, "rows": len(frame)}
     return from_kafka(settings, config, request)
 
 
-def load(config: ModelConfig, request: RetrainRequest) -> pl.DataFrame:
+def load(config: ModelConfig, request: RetrainRequest, *, allowed: Collection[str]) -> pl.DataFrame:
     """Call the user's own loader, `module:function`, as loader(config, request).
+
+    Parameters
+    ----------
+    allowed : the packages it may be in. A model's configuration comes from a topic: whoever may write there must not
+        have any code run that is installed here.
 
     Raises
     ------
     TableError
-        When there is no such function, or what it returns is no polars DataFrame.
+        When it may not be called, there is no such function, or what it returns is no polars DataFrame.
     """
     named = config.retrain.loader or ""
     module, _, function = named.partition(":")
+    if not any(f"{module}.".startswith(f"{package}.") for package in allowed):
+        listed = ", ".join(allowed) or "none"
+        raise TableError(
+            f"retrain.loader: got {named!r}, wanted a function in a package that airflow.loaders lists ({listed}); add "
+            f"its package there, where Airflow's workers run"
+        )
     try:
         loader = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

@@ -13,6 +13,7 @@ from dags.steps.offsets import merged
 from dags.steps.tables import TableError, typed
 from streamer.events import OffsetRange, RetrainRequest
 from streamer.models import ModelConfig, parse_model
+from streamer.settings import AirflowSettings, Settings
 from tests.dags.steps.test_workspace import request
 from tests.dags.toys import T0, config, raw
 
@@ -134,20 +135,39 @@ def no_table(_config: ModelConfig, _request: RetrainRequest) -> list[int]:
 
 def test_a_users_own_loader_replaces_the_extraction() -> None:
     model = config(loader=f"{__name__}:rows_of_last_week")
-    table, summary = data.extract(None, model, request())  # type: ignore[arg-type]
+    settings = Settings(airflow=AirflowSettings(loaders=("nothing", __name__)))
+    table, summary = data.extract(settings, model, request())
     assert len(table) == 30
     assert summary["source"].endswith(":rows_of_last_week")
+
+
+@pytest.mark.parametrize(
+    ("loader", "allowed"),
+    [
+        ("os:getenv", ()),
+        ("os:getenv", ("o", "os.path", "my")),
+        ("oswald.rows:load", ("os",)),
+        ("", ("os",)),
+        (":f", ()),
+    ],
+)
+def test_a_loader_in_a_package_nobody_has_listed_is_not_imported(
+    loader: str, allowed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.importlib, "import_module", lambda name: pytest.fail(f"imported {name}"))
+    with pytest.raises(TableError, match=r"in a package that airflow\.loaders lists"):
+        data.load(config(loader=loader), request(), allowed=allowed)
 
 
 @pytest.mark.parametrize("loader", ["nowhere:f", f"{__name__}:absent", "plain"])
 def test_a_loader_that_is_not_there_is_named(loader: str) -> None:
     with pytest.raises(TableError, match="cannot be imported"):
-        data.load(config(loader=loader), request())
+        data.load(config(loader=loader), request(), allowed=("nowhere", __name__, "plain"))
 
 
 def test_a_loader_must_return_a_table() -> None:
     with pytest.raises(TableError, match="returned list"):
-        data.load(config(loader=f"{__name__}:no_table"), request())
+        data.load(config(loader=f"{__name__}:no_table"), request(), allowed=(__name__,))
 
 
 @given(

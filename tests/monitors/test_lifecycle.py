@@ -700,7 +700,13 @@ def test_sending_every_command_of_a_log_twice_comes_to_the_same(wishes: list[Wis
 @given(st.sampled_from(sorted(STATES)), noise)
 def test_no_payload_however_odd_is_an_error(name: str, wish: Wish):
     state = STATES[name]
-    answer(state, wish, now_ms=0, plan=PLAN, verdict=verdict_for(state), has_reference=True, salt="s")
+    after, told, moved = answer(
+        state, wish, now_ms=0, plan=PLAN, verdict=verdict_for(state), has_reference=True, salt="s"
+    )
+    assert told.command_id == wish.command_id
+    if told.outcome != "accepted":
+        assert told.reason
+        assert (replace(after, answers=state.answers), moved) == (state, ())
 
 
 @pytest.mark.parametrize("name", STATES)

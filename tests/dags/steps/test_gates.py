@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,11 @@ def test_a_candidate_slower_than_the_champion_allows_is_stopped_and_the_first_of
 
 
 def test_gates_are_json() -> None:
-    import json
-
-    for gate in run(contender(), contender()).values():
-        json.dumps(gate.to_dict(), allow_nan=False)
+    gates_run = run(contender(), contender())
+    assert gates_run
+    for gate in gates_run.values():
+        written = gate.to_dict()
+        assert json.loads(json.dumps(written, allow_nan=False)) == written
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])

@@ -22,6 +22,7 @@ from streamer.decoding import arrow_stream
 from streamer.decoding.arrow_batches import Batch, read
 from streamer.decoding.arrow_stream import MAX_ROWS, Malformed
 from streamer.decoding.singles import singles
+from streamer.explain import explain_invalid
 from tests.streamer.arrows import arrow_of, batch_of, stream
 from tests.streamer.logs import T0
 
@@ -202,11 +203,20 @@ def test_a_stream_with_wrong_bytes_is_read_or_refused(changes: list[tuple[int, i
     value = bytearray(WHOLE)
     for at, byte in changes:
         value[at] = byte
-    for _row, raw in singles(bytes(value), "predictions"):
+    found = list(singles(bytes(value), "predictions"))
+    try:
+        rows = len(read(bytes(value), "predictions"))
+    except Malformed as refused:
+        reason, _field = refused.fault
+        assert reason
+        assert found == [(0, bytes(value))]
+        return
+    assert [row for row, _raw in found] == list(range(rows))
+    for _row, raw in found:
         try:
             decode(raw, "predictions")
         except (msgspec.DecodeError, ValueError):
-            continue
+            assert explain_invalid(raw, "predictions")[0]
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])

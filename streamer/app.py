@@ -218,14 +218,15 @@ def _add_stages(app: faust.App, worker: Worker) -> None:
     class Stages(Service):
         """The transactional stages, each in a thread of its own."""
 
-        threads: list[threading.Thread]
+        # Stopped before it has started, it has none.
+        threads: tuple[threading.Thread, ...] = ()
 
         async def on_start(self) -> None:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, worker.build)
-            self.threads = [
+            self.threads = tuple(
                 threading.Thread(target=self._run, args=(stage,), name=stage, daemon=True) for stage in worker.steps
-            ]
+            )
             for thread in self.threads:
                 thread.start()
 

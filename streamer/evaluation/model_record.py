@@ -28,9 +28,9 @@ _TIMELINE = 100
 class ModelRecord:
     """One model's clocks, alert, request, rollout and recent looks.
 
-    `drift_looked_ms` and `mature_looked_ms` are the ends of the newest panes looked at; `events_at_look`
-    the on-time events of the champion when drift was last looked at. `newest_record_ms` is when the last live event
-    came, `stale` whether that is too long ago.
+    `drift_looked_ms` and `mature_looked_ms` are the ends of the newest panes looked at; `events_since_look`
+    the on-time events of the served version since drift was last looked at. `newest_record_ms` is when the last live
+    event came, `stale` whether that is too long ago.
     """
 
     name: str

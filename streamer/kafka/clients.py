@@ -25,7 +25,6 @@ class _Option(NamedTuple):
     scope: Scope
     read: Callable[[str, object], object]
     kafka_python: str = ""
-    aiokafka: str = ""
     faust: str = ""
 
 
@@ -60,18 +59,18 @@ def _codec(_: str, value: object) -> object:
 
 
 _OPTIONS: dict[str, _Option] = {
-    "bootstrap.servers": _Option("any", _text, "bootstrap_servers", "bootstrap_servers"),
-    "client.id": _Option("any", _text, "client_id", "client_id", "broker_client_id"),
-    "security.protocol": _Option("any", _upper, "security_protocol", "security_protocol"),
-    "sasl.mechanism": _Option("any", _upper, "sasl_mechanism", "sasl_mechanism"),
-    "sasl.mechanisms": _Option("any", _upper, "sasl_mechanism", "sasl_mechanism"),
-    "sasl.username": _Option("any", _text, "sasl_plain_username", "sasl_plain_username"),
-    "sasl.password": _Option("any", _text, "sasl_plain_password", "sasl_plain_password"),
-    "sasl.kerberos.service.name": _Option("any", _text, "sasl_kerberos_service_name", "sasl_kerberos_service_name"),
-    "metadata.max.age.ms": _Option("any", _whole, "metadata_max_age_ms", "metadata_max_age_ms"),
-    "topic.metadata.refresh.interval.ms": _Option("any", _whole, "metadata_max_age_ms", "metadata_max_age_ms"),
-    "connections.max.idle.ms": _Option("any", _whole, "connections_max_idle_ms", "connections_max_idle_ms"),
-    "retry.backoff.ms": _Option("any", _whole, "retry_backoff_ms", "retry_backoff_ms"),
+    "bootstrap.servers": _Option("any", _text, "bootstrap_servers"),
+    "client.id": _Option("any", _text, "client_id", "broker_client_id"),
+    "security.protocol": _Option("any", _upper, "security_protocol"),
+    "sasl.mechanism": _Option("any", _upper, "sasl_mechanism"),
+    "sasl.mechanisms": _Option("any", _upper, "sasl_mechanism"),
+    "sasl.username": _Option("any", _text, "sasl_plain_username"),
+    "sasl.password": _Option("any", _text, "sasl_plain_password"),
+    "sasl.kerberos.service.name": _Option("any", _text, "sasl_kerberos_service_name"),
+    "metadata.max.age.ms": _Option("any", _whole, "metadata_max_age_ms"),
+    "topic.metadata.refresh.interval.ms": _Option("any", _whole, "metadata_max_age_ms"),
+    "connections.max.idle.ms": _Option("any", _whole, "connections_max_idle_ms"),
+    "retry.backoff.ms": _Option("any", _whole, "retry_backoff_ms"),
     "reconnect.backoff.ms": _Option("any", _whole, "reconnect_backoff_ms"),
     "reconnect.backoff.max.ms": _Option("any", _whole, "reconnect_backoff_max_ms"),
     "socket.send.buffer.bytes": _Option("any", _whole, "send_buffer_bytes"),
@@ -82,28 +81,26 @@ _OPTIONS: dict[str, _Option] = {
     "statistics.interval.ms": _Option("any", _whole),
     "debug": _Option("any", _text),
     "client.dns.lookup": _Option("any", _text, "client_dns_lookup"),
-    "message.max.bytes": _Option("any", _whole, "max_request_size", "max_request_size", "producer_max_request_size"),
-    "request.timeout.ms": _Option("producer", _whole, "request_timeout_ms", "request_timeout_ms"),
+    "message.max.bytes": _Option("any", _whole, "max_request_size", "producer_max_request_size"),
+    "request.timeout.ms": _Option("producer", _whole, "request_timeout_ms"),
     "delivery.timeout.ms": _Option("producer", _whole, "delivery_timeout_ms"),
     "message.timeout.ms": _Option("producer", _whole, "delivery_timeout_ms"),
-    "acks": _Option("producer", _acks, "acks", "acks"),
-    "enable.idempotence": _Option("producer", _flag, "enable_idempotence", "enable_idempotence"),
-    "linger.ms": _Option("producer", _whole, "linger_ms", "linger_ms"),
-    "batch.size": _Option("producer", _whole, "batch_size", "max_batch_size"),
-    "compression.type": _Option("producer", _codec, "compression_type", "compression_type"),
+    "acks": _Option("producer", _acks, "acks"),
+    "enable.idempotence": _Option("producer", _flag, "enable_idempotence"),
+    "linger.ms": _Option("producer", _whole, "linger_ms"),
+    "batch.size": _Option("producer", _whole, "batch_size"),
+    "compression.type": _Option("producer", _codec, "compression_type"),
     "retries": _Option("producer", _whole, "retries"),
     "max.in.flight.requests.per.connection": _Option("producer", _whole, "max_in_flight_requests_per_connection"),
     "queue.buffering.max.messages": _Option("producer", _whole),
     "queue.buffering.max.kbytes": _Option("producer", _whole),
-    "fetch.min.bytes": _Option("consumer", _whole, "fetch_min_bytes", "fetch_min_bytes"),
-    "fetch.max.bytes": _Option("consumer", _whole, "fetch_max_bytes", "fetch_max_bytes"),
-    "fetch.wait.max.ms": _Option("consumer", _whole, "fetch_max_wait_ms", "fetch_max_wait_ms"),
-    "max.partition.fetch.bytes": _Option(
-        "consumer", _whole, "max_partition_fetch_bytes", "max_partition_fetch_bytes", "consumer_max_fetch_size"
-    ),
-    "session.timeout.ms": _Option("consumer", _whole, "session_timeout_ms", "session_timeout_ms"),
-    "heartbeat.interval.ms": _Option("consumer", _whole, "heartbeat_interval_ms", "heartbeat_interval_ms"),
-    "max.poll.interval.ms": _Option("consumer", _whole, "max_poll_interval_ms", "max_poll_interval_ms"),
+    "fetch.min.bytes": _Option("consumer", _whole, "fetch_min_bytes"),
+    "fetch.max.bytes": _Option("consumer", _whole, "fetch_max_bytes"),
+    "fetch.wait.max.ms": _Option("consumer", _whole, "fetch_max_wait_ms"),
+    "max.partition.fetch.bytes": _Option("consumer", _whole, "max_partition_fetch_bytes", "consumer_max_fetch_size"),
+    "session.timeout.ms": _Option("consumer", _whole, "session_timeout_ms"),
+    "heartbeat.interval.ms": _Option("consumer", _whole, "heartbeat_interval_ms"),
+    "max.poll.interval.ms": _Option("consumer", _whole, "max_poll_interval_ms"),
     "queued.min.messages": _Option("consumer", _whole),
     "queued.max.messages.kbytes": _Option("consumer", _whole),
 }
@@ -190,15 +187,18 @@ def kafka_python(properties: Mapping[str, object], *, scope: Scope = "any") -> d
     KafkaPropertyError
         For a name the client does not know, or a value of the wrong kind.
     """
-    options = _translated(properties, "kafka_python", "kafka-python", scope)
+    options: dict[str, Any] = {}
+    for name, (option, value) in _known(properties, "kafka-python").items():
+        if option.kafka_python and option.scope in {"any", scope}:
+            options[option.kafka_python] = option.read(name, value)
+    context = ssl_context(properties)
+    if context is not None:
+        options["ssl_context"] = context
+    if scope != "producer":
+        options.pop("max_request_size", None)
     if "bootstrap_servers" in options:
         options["bootstrap_servers"] = _servers(options["bootstrap_servers"])
     return options
-
-
-def aiokafka(properties: Mapping[str, object], *, scope: Scope = "any") -> dict[str, Any]:
-    """Return aiokafka's keyword arguments, as `kafka_python` does for its own."""
-    return _translated(properties, "aiokafka", "aiokafka", scope)
 
 
 def faust(properties: Mapping[str, object]) -> dict[str, Any]:
@@ -262,22 +262,6 @@ def _known(properties: Mapping[str, object], client: str) -> dict[str, tuple[_Op
             raise _unknown(name, client)
         found[name] = (option, value)
     return found
-
-
-def _translated(
-    properties: Mapping[str, object], column: Literal["kafka_python", "aiokafka"], client: str, scope: Scope
-) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for name, (option, value) in _known(properties, client).items():
-        target: str = getattr(option, column)
-        if target and option.scope in {"any", scope}:
-            options[target] = option.read(name, value)
-    context = ssl_context(properties)
-    if context is not None:
-        options["ssl_context"] = context
-    if scope != "producer":
-        options.pop("max_request_size", None)
-    return options
 
 
 def librdkafka(properties: Mapping[str, object], *, scope: Scope = "any") -> dict[str, Any]:

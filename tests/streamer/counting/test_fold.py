@@ -299,9 +299,9 @@ def check_against_a_loop(events: list[Prediction], found: dict[Any, dict[str, An
     tally.add_predictions(Place(T0, 0, row, 0, event) for row, event in enumerate(events))
     wanted = {key: counts for key, counts in tally.panes().items() if counts.any()}
     counted: dict[Any, Any] = {}
-    for (name, version, origin, _source, start, _pane), fields in found.items():
+    for (name, version, origin, _source, start, pane_ms), fields in found.items():
         for number in ("events", "sampled"):
-            counted[name, version, origin, start, number, ""] = np.array([fields[number]])
+            counted[name, version, origin, pane_ms, start, number, ""] = np.array([fields[number]])
         profile = MANY.reference(name, version)
         assert fields["fingerprint"] == ("" if profile is None else profile.fingerprint)
         if profile is not None:
@@ -309,7 +309,7 @@ def check_against_a_loop(events: list[Prediction], found: dict[Any, dict[str, An
             sketch.add_pairs(fields["cells"])
             whole = sketch.whole(profile.layout.size)
             for feature, place in profile.layout.places.items():
-                counted[name, version, origin, start, "cells", feature] = whole[place]
+                counted[name, version, origin, pane_ms, start, "cells", feature] = whole[place]
     counted = {key: counts for key, counts in counted.items() if counts.any()}
     assert counted.keys() == wanted.keys()
     assert all(np.array_equal(counts, wanted[key]) for key, counts in counted.items())

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -43,20 +43,24 @@ def folding(
     models: Annotated[int, typer.Option(help="How many models the events go round over.", min=1)] = 1,
     partitions: Annotated[int, typer.Option(help="Over how many partitions each read is spread.", min=1)] = 4,
     features: Annotated[int, typer.Option(help="Features of each model.", min=3)] = traffic.FEATURES,
+    kinds: Annotated[int, typer.Option(help="Sets of features that the models go round over.", min=1, max=999)] = 1,
     events: Annotated[int, typer.Option(help="How many events.", min=1)] = 50_000,
     flush: Annotated[int, typer.Option(help="Rows a flush.", min=1)] = 50_000,
     arrow: Annotated[bool, typer.Option("--arrow", help="Some thousand events a message, of twelve features.")] = False,
 ) -> None:
     """Measure what decoding, binning, the join's bytes and the flush cost: microseconds of CPU an event."""
+    if arrow and kinds > 1:
+        raise typer.BadParameter(f"{kinds} sets of features: --arrow's messages have one; leave one of the two out")
     start_ms = int(time.time() * 1000) - traffic.SPAN_MS
-    ingest = _ingest(what, models, features, start_ms)
+    ingest = _ingest(what, models, features, kinds, start_ms)
     if arrow:
         messages = (batches.labels if what is What.LABELS else batches.predictions)(events, models, start_ms=start_ms)
         values = [value for _key, value in messages]
     elif what is What.LABELS:
         values = [value for _key, value in traffic.labels(events, models, start_ms=start_ms)]
     else:
-        values = [value for _key, value in traffic.predictions(events, models, start_ms=start_ms, features=features)]
+        predictions = traffic.predictions(events, models, start_ms=start_ms, features=features, kinds=kinds)
+        values = [value for _key, value in predictions]
     topic = "labels.v1" if what is What.LABELS else "predictions.v1"
     reads = list(_reads(topic, values, partitions))
     ingest.restore({Partition(topic, number): Standing(0, 0) for number in range(partitions)})
@@ -88,15 +92,16 @@ class _Unheard(RedisRecords):
         return [b""] * len(calls)
 
 
-def _ingest(what: What, models: int, features: int, start_ms: int) -> Ingest:
+def _ingest(what: What, models: int, features: int, kinds: int, start_ms: int) -> Ingest:
     catalog = Catalog()
-    # The models have the same features, so they can have the same reference.
-    example = traffic.model(0, labels="join", features=features)
-    parts = traffic.reference(example, created_ms=start_ms).to_parts()
+    mode: Literal["join", "context"] = "context" if what is What.CONTEXT else "join"
+    # Models of the same features can have the same reference.
+    examples = [traffic.model(0, labels="join", features=features, kind=kind) for kind in range(kinds)]
+    parts = [traffic.reference(example, created_ms=start_ms).to_parts() for example in examples]
     for index in range(models):
-        config = traffic.model(index, labels="context" if what is What.CONTEXT else "join", features=features)
+        config = traffic.model(index, labels=mode, features=features, kind=index % kinds)
         catalog.put_model(config.name, config.to_json())
-        for part, value in parts.items():
+        for part, value in parts[index % kinds].items():
             catalog.put_reference(f"{config.name}/{traffic.VERSION}/{part}", value)
     store = JoinStore(None, Keys(), buckets=64, wait_aof=False, hold_ms=0)  # type: ignore[arg-type]
     store._records = _Unheard()

@@ -28,9 +28,10 @@ Message = tuple[str, bytes]
 Batch = tuple[None, bytes]
 
 
-def numeric(features: int = FEATURES) -> tuple[str, ...]:
-    """Return the names of a model's numeric features."""
-    return tuple(f"num_{index}" for index in range(features - len(CATEGORICAL)))
+def numeric(features: int = FEATURES, *, kind: int = 0) -> tuple[str, ...]:
+    """Return the names of a model's numeric features; models of another kind have others, as long."""
+    prefix = f"{kind:03}" if kind else "num"
+    return tuple(f"{prefix}_{index}" for index in range(features - len(CATEGORICAL)))
 
 
 def model(
@@ -38,6 +39,7 @@ def model(
     *,
     labels: Literal["join", "context"],
     features: int = FEATURES,
+    kind: int = 0,
     time: Mapping[str, str] | None = None,
     labels_of: Mapping[str, str] | None = None,
 ) -> ModelConfig:
@@ -48,7 +50,7 @@ def model(
             "task": "binary",
             "positive": True,
             "features": {
-                **{name: {"kind": "numeric"} for name in numeric(features)},
+                **{name: {"kind": "numeric"} for name in numeric(features, kind=kind)},
                 **{name: {"kind": "categorical"} for name in CATEGORICAL},
             },
             "slices": ["carrier"],
@@ -86,26 +88,36 @@ class Events:
     ----------
     models : the events go round over so many.
     features : of each model; twelve make some 340 bytes of JSON.
+    kinds : so many sets of features there are, which the models go round over.
     seed : of the prediction ids.
     """
 
-    def __init__(self, models: int, *, features: int = FEATURES, seed: int = SEED) -> None:
+    def __init__(self, models: int, *, features: int = FEATURES, kinds: int = 1, seed: int = SEED) -> None:
         self._models = models
         self._ids = random.Random(seed)
-        self._tails = tails(features)
+        self._tails_of = [tails(features, kind=kind, share=kinds) for kind in range(kinds)]
 
     def message(self, number: int, ts_ms: int) -> Message:
         """Return the next prediction: its key and its JSON."""
         id_ = new_id(self._ids)
-        head = f'{{"prediction_id":"{id_}","model":"bench-{number % self._models}","version":"{VERSION}","ts":{ts_ms},'
-        return id_, head.encode() + self._tails[number % len(self._tails)]
+        model = number % self._models
+        tails_of = self._tails_of[model % len(self._tails_of)]
+        head = f'{{"prediction_id":"{id_}","model":"bench-{model}","version":"{VERSION}","ts":{ts_ms},'
+        return id_, head.encode() + tails_of[number % len(tails_of)]
 
 
 def predictions(
-    events: int, models: int, *, start_ms: int, features: int = FEATURES, span_ms: int = SPAN_MS, seed: int = SEED
+    events: int,
+    models: int,
+    *,
+    start_ms: int,
+    features: int = FEATURES,
+    kinds: int = 1,
+    span_ms: int = SPAN_MS,
+    seed: int = SEED,
 ) -> Iterator[Message]:
     """Yield predictions over an hour of event time, in its order."""
-    source = Events(models, features=features, seed=seed)
+    source = Events(models, features=features, kinds=kinds, seed=seed)
     for number in range(events):
         yield source.message(number, start_ms + number * span_ms // events)
 
@@ -124,11 +136,11 @@ def label(id_: str, number: int, models: int, ts_ms: int) -> Message:
 
 
 @functools.cache
-def tails(features: int) -> list[bytes]:
-    """Return what of events' JSON comes after their time."""
+def tails(features: int, *, kind: int = 0, share: int = 1) -> list[bytes]:
+    """Return what of events' JSON comes after their time; `share` kinds of models share the table's size."""
     rng = np.random.default_rng(1)
-    names = (*numeric(features), *CATEGORICAL)
-    rows = _TABLE_VALUES // features
+    names = (*numeric(features, kind=kind), *CATEGORICAL)
+    rows = max(1, _TABLE_VALUES // features // share)
     numbers = rng.normal(size=(rows, features - len(CATEGORICAL))).round(4).tolist()
     texts = [rng.choice(values, rows).tolist() for values in CATEGORICAL.values()]
     scores = rng.uniform(size=rows).round(6).tolist()

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
-from typing import Annotated, Any
+from types import GenericAlias
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -29,6 +30,41 @@ _has_odd_characters = re.compile(r'["\\\x00-\x1f]').search
 values_of = msgspec.structs.astuple
 # Of the layouts there are, and of no others: a struct of hundreds of fields takes as many kilobytes.
 _LAYOUTS: WeakValueDictionary[Any, Layout] = WeakValueDictionary()
+F = TypeVar("F")
+_ABSENT: Any = None
+
+
+class BulkPrediction(msgspec.Struct, Generic[F], kw_only=True, gc=False):
+    """A prediction of any model; only what its features are read into is the model's own.
+
+    One class, not one a model: the interpreter finds the attributes of a few classes fast, and not those of hundreds.
+    """
+
+    prediction_id: Identifier
+    model: str
+    ts: EpochMs
+    version: str = "_"
+    # None where there are none; nobody has said yet what struct they would be.
+    features: F = _ABSENT
+    prediction: Scalar = None
+    score: float | dict[str, float] | None = None
+    entity_id: str | None = None
+    origin: Origin = "live"
+    rollout_id: str | None = None
+    bucket: Annotated[int, msgspec.Meta(ge=0, lt=1000)] | None = None
+    latency_ms: float | None = None
+    error: str | None = None
+
+
+class BulkFeatureLog(msgspec.Struct, Generic[F], kw_only=True, gc=False):
+    """A feature log of any model, likewise."""
+
+    model: str
+    ts: EpochMs
+    features: F
+    version: str = "_"
+    prediction_id: str | None = None
+    entity_id: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +77,7 @@ class Layout:
     numbers, texts : how many of them are configured as numbers, which come first, and as categories, which follow.
     slices : the features whose values slice the traffic.
     decodable : whether JSON can be read into these fields at all.
+    features : the struct of those fields.
     """
 
     names: tuple[str, ...]
@@ -49,14 +86,23 @@ class Layout:
     slices: tuple[str, ...]
     decodable: bool
     features: type[Any]
-    prediction: type[Any]
-    feature_log: type[Any]
     index: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def sliced(self) -> tuple[int, ...]:
         """The fields of the features whose values slice the traffic."""
         return tuple(self.index[name] for name in self.slices)
+
+    @property
+    def prediction(self) -> GenericAlias:
+        """What a prediction is read into."""
+        # Written with brackets, typing would remember it, and the structs of layouts that are no longer.
+        return GenericAlias(BulkPrediction, (self.features,))
+
+    @property
+    def feature_log(self) -> GenericAlias:
+        """What a feature log is read into."""
+        return GenericAlias(BulkFeatureLog, (self.features,))
 
     def with_fields(self, learned: Iterable[str]) -> Layout:
         """Return this layout with fields for the features that are configured, and for these."""
@@ -65,7 +111,7 @@ class Layout:
 
     def of_prediction(self, event: Prediction) -> Any:
         """Return a prediction that was decoded the slow way in this layout; its features may be of any kind."""
-        return self.prediction(
+        return BulkPrediction(
             prediction_id=event.prediction_id,
             model=event.model,
             ts=event.ts,
@@ -83,7 +129,7 @@ class Layout:
 
     def of_feature_log(self, event: FeatureLog) -> Any:
         """Return a feature log that was decoded the slow way in this layout."""
-        return self.feature_log(
+        return BulkFeatureLog(
             model=event.model,
             ts=event.ts,
             version=event.version,
@@ -93,6 +139,13 @@ class Layout:
 
     def _features(self, features: dict[str, Scalar]) -> Any:
         return self.features(*map(features.get, self.names))
+
+
+class Slicing(NamedTuple):
+    """The features whose values slice the traffic, and their fields."""
+
+    names: tuple[str, ...]
+    places: tuple[int, ...]
 
 
 class Layouts(Sequence[Layout]):
@@ -108,6 +161,18 @@ class Layouts(Sequence[Layout]):
         index = {layout: kind for kind, layout in enumerate(dict.fromkeys(self._of_models))}
         self.kinds = list(index)
         self.kind_of: IntArray = np.array([index[layout] for layout in self._of_models], dtype=np.int64)
+
+    @cached_property
+    def slicings(self) -> list[Slicing]:
+        """How the kinds slice the traffic, each way once."""
+        return list(dict.fromkeys(Slicing(layout.slices, layout.sliced) for layout in self.kinds))
+
+    @cached_property
+    def slicing_of(self) -> IntArray:
+        """Each model's index among `slicings`."""
+        index = {slicing: number for number, slicing in enumerate(self.slicings)}
+        of_kind = [index[Slicing(layout.slices, layout.sliced)] for layout in self.kinds]
+        return np.array(of_kind, dtype=np.int64)[self.kind_of]
 
     def __getitem__(self, number: Any) -> Any:
         return self._of_models[number]
@@ -153,41 +218,8 @@ def _made(
     decodable = not any(map(_has_odd_characters, names))
     # A slice's name tells whole numbers beyond 2**53 apart, which floats do not.
     features = _features_of(names, [name in slices for name in numbers], decodable)
-    prediction = msgspec.defstruct(
-        "BulkPrediction",
-        [
-            ("prediction_id", Identifier),
-            ("model", str),
-            ("ts", EpochMs),
-            ("version", str, "_"),
-            ("features", features, msgspec.field(default_factory=features)),
-            ("prediction", Scalar, None),
-            ("score", float | dict[str, float] | None, None),
-            ("entity_id", str | None, None),
-            ("origin", Origin, "live"),
-            ("rollout_id", str | None, None),
-            ("bucket", Annotated[int, msgspec.Meta(ge=0, lt=1000)] | None, None),
-            ("latency_ms", float | None, None),
-            ("error", str | None, None),
-        ],
-        kw_only=True,
-        gc=False,
-    )
-    feature_log = msgspec.defstruct(
-        "BulkFeatureLog",
-        [
-            ("model", str),
-            ("ts", EpochMs),
-            ("features", features),
-            ("version", str, "_"),
-            ("prediction_id", str | None, None),
-            ("entity_id", str | None, None),
-        ],
-        kw_only=True,
-        gc=False,
-    )
     index = {name: position for position, name in enumerate(names)}
-    return Layout(names, len(numbers), len(texts), slices, decodable, features, prediction, feature_log, index)
+    return Layout(names, len(numbers), len(texts), slices, decodable, features, index)
 
 
 def _features_of(names: Sequence[str], exact: Sequence[bool], decodable: bool) -> type[Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamer.counting.columns import Block, Coded, IntArray
+from streamer.counting.columns import Block, Coded, IntArray, distinct
 from streamer.counting.fleet import Fleet
 from streamer.counting.lanes import Lanes, keys_of
 from streamer.counting.layouts import Layouts, values_of
@@ -203,19 +203,20 @@ class EventRows(Rows):
     @cached_property
     def slices(self) -> Sequence[list[str]]:
         """The slices of the traffic each row is in."""
-        kinds = self.layouts.kind_of[self.model_of] if len(self.layouts.kinds) > 1 else np.zeros(1, dtype=np.int64)
-        first = self.layouts.kinds[int(kinds[0])]
-        if (kinds != kinds[0]).any():
-            layouts = [self.layouts.kinds[kind] for kind in kinds.tolist()]
+        values, found = self._values, distinct(self.layouts.slicing_of[self.model_of])
+        slicings = map(self.layouts.slicings.__getitem__, found.values.tolist())
+        each = [(keys_of(names), places) for names, places in slicings]
+        if len(each) != 1:
+            of_row = map(each.__getitem__, found.codes.tolist())
             return [
-                keys_of(layout.slices)[tuple([value[place] for place in layout.sliced])]
-                for layout, value in zip(layouts, self._values, strict=True)
+                keys[tuple([value[place] for place in places])]
+                for (keys, places), value in zip(of_row, values, strict=True)
             ]
-        keys = keys_of(first.slices)
-        if len(first.sliced) == 1:
-            (place,) = first.sliced
-            return [keys[value[place],] for value in self._values]
-        return [keys[tuple([value[place] for place in first.sliced])] for value in self._values]
+        ((keys, places),) = each
+        if len(places) == 1:
+            (place,) = places
+            return [keys[value[place],] for value in values]
+        return [keys[tuple([value[place] for place in places])] for value in values]
 
     @cached_property
     def times_ms(self) -> IntArray:

@@ -198,6 +198,8 @@ class BulkDecoder:
                 and ((event.label is None and not event.deleted) or not -(2**63) <= event.revision < 2**63)
             )
         names = [event.model for event in sound]
+        if kind == "predictions":
+            self._complete(sound)
         if not self._decoders[kind].are_of(names, sound) or not self._number_of.keys() >= set(names):
             are_of = self._decoders[kind].are_of
             yield from (
@@ -205,6 +207,14 @@ class BulkDecoder:
                 for row, event in enumerate(events)
                 if event is not None and not (event.model in self._number_of and are_of([event.model], [event]))
             )
+
+    def _complete(self, predictions: Sequence[Any]) -> None:
+        """Give predictions that bring no features the struct of their model's, with nothing in it."""
+        if None not in [event.features for event in predictions]:
+            return
+        for event in predictions:
+            if event.features is None and event.model in self._number_of:
+                event.features = self._layouts[self._number_of[event.model]].features()
 
     def _slowly(self, kind: Kind, value: bytes) -> Any:
         """Decode one message by the contract, and put it into its model's layout."""
@@ -289,25 +299,27 @@ def _may_be(version: str | None) -> bool:
 
 
 class _Decoders:
-    """Decodes the messages of a topic, each into a struct of its model.
+    """Decodes the messages of a topic, the features of each into the struct of its model.
 
     Parameters
     ----------
-    of_models : model → its layout, and the struct its messages are read into.
-    of_all : the struct of all messages instead, where it is the same whatever their model.
+    of_models : model → its layout, and what its messages are read into.
+    of_all : what all messages are read into instead, where it is the same whatever their model.
     """
 
-    def __init__(self, of_models: Mapping[str, tuple[Layout, type[Any]]], of_all: type[Any] | None = None) -> None:
-        self._struct_of = {name: struct for name, (_layout, struct) in of_models.items()}
-        structs = dict.fromkeys(struct for layout, struct in of_models.values() if layout.decodable)
+    def __init__(self, of_models: Mapping[str, tuple[Layout, Any]], of_all: type[Any] | None = None) -> None:
+        self._features_of = {name: layout.features for name, (layout, _read_into) in of_models.items()}
+        kinds = dict.fromkeys(read_into for layout, read_into in of_models.values() if layout.decodable)
         if of_all is not None:
-            structs[of_all] = None
-        decoders = {struct: msgspec.json.Decoder(struct).decode for struct in [*structs][:MAX_LAYOUTS]}
+            kinds[of_all] = None
+        decoders = {read_into: msgspec.json.Decoder(read_into).decode for read_into in [*kinds][:MAX_LAYOUTS]}
         # What of a message cannot be told from its bytes is told from what was decoded.
         self._any: Decode = next(iter(decoders.values()), _refuse)
-        self._is_one = len(set(self._struct_of.values()) | structs.keys()) <= 1
+        self._is_one = len({read_into for _layout, read_into in of_models.values()} | kinds.keys()) <= 1
         self._decode_of = {
-            name.encode(): decoders[struct] for name, struct in self._struct_of.items() if struct in decoders
+            name.encode(): decoders[read_into]
+            for name, (_layout, read_into) in of_models.items()
+            if read_into in decoders
         }
 
     def decode(self, values: Sequence[bytes]) -> tuple[list[Any], list[int]]:
@@ -318,8 +330,9 @@ class _Decoders:
         return decode_each(call, map(self._decode_of.get, named, repeat(self._any)), values)
 
     def are_of(self, models: Iterable[str], events: Iterable[Any]) -> bool:
-        """Tell whether each event was read into its model's struct."""
-        return self._is_one or all(map(is_, map(self._struct_of.get, models), map(type, events)))
+        """Tell whether the features of each event were read into its model's struct."""
+        structs = map(self._features_of.get, models)
+        return self._is_one or all(map(is_, structs, [type(event.features) for event in events]))
 
 
 def _refuse(_: bytes) -> Any:

@@ -121,6 +121,8 @@ def messages(draw: st.DrawFn, kind: Kind) -> bytes:
     document: dict[str, Any] = {name: sound[name] for name in fields if name in sound}
     for name in draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)):
         document[name] = draw(fields[name])
+    if draw(st.integers(0, 9)) == 0:
+        del document[draw(st.sampled_from(sorted(document)))]
     text = json.dumps(document)
     if draw(st.integers(0, 19)) == 0:
         text = text[: draw(st.integers(0, len(text)))]
@@ -168,6 +170,22 @@ def test_a_name_that_is_not_configured_is_learned_when_it_comes_again_and_then_r
     assert len(layout.names) == 2 + MAX_LEARNED
 
 
+def test_predictions_without_features_are_read_fast_into_their_own_models_structs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = BulkDecoder(CATALOG)
+    monkeypatch.setattr(decoder, "_slowly", None)
+    raws = [
+        json.dumps({"prediction_id": "a", "model": name, "ts": NOW, "prediction": 1}).encode()
+        for name in ("churn", "fares")
+    ]
+    decoded, faults = decoder.decode("predictions", raws, np.full(2, NOW), FUTURE)
+    assert not faults
+    assert [type(event.features) for event in decoded.events] == [
+        decoded.layouts[number].features for number in decoded.model_of
+    ]
+
+
 def test_names_that_come_but_once_are_not_learned_and_not_kept() -> None:
     decoder = BulkDecoder(catalog_of({}))
     for number in range(2 * MAX_LEARNED):
@@ -181,7 +199,7 @@ def test_layouts_that_have_learned_a_name_do_not_keep_those_before_them() -> Non
     decoder = BulkDecoder(catalog_of({}))
     made = []
     for number in range(200):
-        made.append(weakref.ref(decoder_layout(decoder).prediction))
+        made.append(weakref.ref(decoder_layout(decoder).features))
         in_bulk(decoder, "predictions", [with_features({f"n{number}": 1})] * 2)
     gc.collect()
     # msgspec itself remembers the last 64 unions of structs it has made a decoder for.

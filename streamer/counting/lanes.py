@@ -7,7 +7,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import chain, cycle
 from operator import call, itemgetter
 from typing import Any, NamedTuple
@@ -34,40 +34,35 @@ class Lane(NamedTuple):
 
     Attributes
     ----------
-    kind : which models' fields they are, and `number` which of their lanes it is.
+    kind : models whose fields lie alike, and `number` which of their lanes it is.
     ids : (numbers,) the binnings of the first fields, which are numbers; none where none is watched.
-    pack : what makes those bytes.
     pick : what takes the texts that are watched from a row, `cells` what has the cell of each.
     """
 
     kind: _Kind
     number: int
     ids: IntArray
-    pack: Callable[..., bytes]
     pick: Callable[[Row], Row]
     cells: tuple[Callable[[Any], int], ...]
 
 
 @dataclass
 class _Kind:
-    """Models of the same configured features; the fields of their events are alike.
+    """Models of as many configured numbers and others: the fields of their events lie alike, whatever their names.
 
     Attributes
     ----------
+    index : which of the kinds it is.
+    width : how many of the fields are numbers.
     ids : of each lane, the binnings of all its numbers.
     texts : place → the cells of its texts, by lane; of the fields that are watched as texts by any.
     """
 
-    numbers: tuple[str, ...]
-    others: tuple[str, ...]
+    index: int
+    width: int
     ids: list[IntArray] = field(default_factory=list)
     texts: dict[int, TextTable] = field(default_factory=dict)
     _matrix: IntArray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
-
-    @cached_property
-    def pack(self) -> Callable[..., bytes]:
-        """What makes a row's numbers bytes; struct.error or OverflowError where one of them is none."""
-        return struct.Struct(f"{len(self.numbers)}d").pack
 
     @property
     def matrix(self) -> IntArray:
@@ -76,13 +71,14 @@ class _Kind:
             self._matrix = np.array(self.ids, dtype=np.int64).reshape(len(self.ids), -1)
         return self._matrix
 
-    def lane(self, watched: Watched) -> Lane:
-        """Add a lane."""
+    def lane(self, names: tuple[tuple[str, ...], tuple[str, ...]], watched: Watched) -> Lane:
+        """Add a lane: what is watched of features of these names, numbers and others."""
+        numbers, others = names
         number = len(self.ids)
-        ids = np.array([watched.numbers.get(name, UNWATCHED) for name in self.numbers], dtype=np.int64)
+        ids = np.array([watched.numbers.get(name, UNWATCHED) for name in numbers], dtype=np.int64)
         self.ids.append(ids)
         places, cells = list[int](), list[Callable[[Any], int]]()
-        for place, name in enumerate((*self.numbers, *self.others)):
+        for place, name in enumerate((*numbers, *others)):
             if name in watched.texts:
                 places.append(place)
                 cells.append(watched.texts[name].__getitem__)
@@ -90,8 +86,42 @@ class _Kind:
         start = places[0] if places else 0
         together = places == list(range(start, start + len(places)))
         pick: Any = itemgetter(slice(start, start + len(places))) if together else itemgetter(*places)
-        ids = ids if ids.any() else ids[:0]
-        return Lane(self, number, ids, struct.Struct(f"{len(ids)}d").pack, pick, tuple(cells))
+        return Lane(self, number, ids if ids.any() else ids[:0], pick, tuple(cells))
+
+
+class _Columns(NamedTuple):
+    """Lanes by their index, as columns.
+
+    Attributes
+    ----------
+    kinds, numbers : the index of each one's kind, and its number there.
+    starts, widths : where the binnings of its numbers begin in `ids`, and how many they are.
+    picks, cells, texts : its texts, and how many they are.
+    """
+
+    kinds: IntArray
+    numbers: IntArray
+    starts: IntArray
+    widths: IntArray
+    ids: IntArray
+    picks: list[Callable[[Row], Row]]
+    cells: list[tuple[Callable[[Any], int], ...]]
+    texts: IntArray
+
+    @classmethod
+    def of(cls, lanes: Sequence[Lane]) -> _Columns:
+        """Put lanes into columns."""
+        widths = np.array([len(lane.ids) for lane in lanes], dtype=np.int64)
+        return cls(
+            np.array([lane.kind.index for lane in lanes], dtype=np.int64),
+            np.array([lane.number for lane in lanes], dtype=np.int64),
+            np.cumsum(widths) - widths,
+            widths,
+            np.concatenate([lane.ids for lane in lanes]),
+            [lane.pick for lane in lanes],
+            [lane.cells for lane in lanes],
+            np.array([len(lane.cells) for lane in lanes], dtype=np.int64),
+        )
 
 
 class Lanes:
@@ -106,46 +136,46 @@ class Lanes:
     def __init__(self, table: CellTable) -> None:
         self.table = table
         self.watched: list[Watched] = []
-        self._kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], _Kind] = {}
-        self._made: dict[tuple[int, int], Lane] = {}
-        self._of_stream: list[Lane] = []
-        self._columns = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        self._kinds: dict[tuple[int, int], _Kind] = {}
+        self._lanes: list[Lane] = []
+        self._made: dict[tuple[int, int], int] = {}
+        self._columns: _Columns | None = None
+        # Of each stream, the index of its lane.
+        self._of_stream: list[int] = []
+        self._index = np.zeros(0, dtype=np.int64)
 
     def add(self, config: ModelConfig, watched: Watched) -> None:
         """Add the next stream: its model, and what is watched of it."""
         self.watched.append(watched)
         names = fields_of(config)
-        kind = self._kinds.setdefault(names, _Kind(*names))
-        key = (id(kind), id(watched))
+        numbers, others = map(len, names)
+        kind = self._kinds.setdefault((numbers, others), _Kind(len(self._kinds), numbers))
+        key = (kind.index, id(watched))
         if key not in self._made:
-            self._made[key] = kind.lane(watched)
+            self._made[key] = len(self._lanes)
+            self._lanes.append(kind.lane(names, watched))
+            self._columns = None
         self._of_stream.append(self._made[key])
 
     def blocks(self, rows: Sequence[Row], stream: IntArray) -> Iterator[Block]:
         """Give the cells of every row's watched fields: its numbers, then its texts."""
-        kinds, numbers = self._by_stream()
-        kind, lane = kinds[stream], numbers[stream]
-        some = self._of_stream[int(stream[0])]
+        columns = self._columns = self._columns or _Columns.of(self._lanes)
+        if len(self._index) < len(self._of_stream):
+            self._index = np.array(self._of_stream, dtype=np.int64)
+        at = self._index[stream]
+        some, kind = self._lanes[int(at[0])], columns.kinds[at]
         if (kind != kind[0]).any():
-            yield from self._mixed(rows, [self._of_stream[number] for number in stream.tolist()])
-        elif (lane != lane[0]).any():
-            yield from self._alike(some.kind, rows, lane)
+            yield from self._mixed(columns, rows, at)
+        elif (at != at[0]).any():
+            yield from self._alike(some.kind, rows, columns.numbers[at])
         else:
             yield from self._same(some, rows)
 
-    def _by_stream(self) -> tuple[IntArray, IntArray]:
-        """Return the kind and the lane of each stream, by number."""
-        if len(self._columns[0]) < len(self._of_stream):
-            index = {id(kind): number for number, kind in enumerate(self._kinds.values())}
-            kinds = np.array([index[id(lane.kind)] for lane in self._of_stream], dtype=np.int64)
-            self._columns = (kinds, np.array([lane.number for lane in self._of_stream], dtype=np.int64))
-        return self._columns
-
     def _same(self, lane: Lane, rows: Sequence[Row]) -> Iterator[Block]:
         """Give the cells of rows of one lane."""
-        if len(lane.ids):
-            packed = _packed(rows, [lane.pack], [len(lane.ids)])
-            yield Block(_assigned(self.table, packed, lane.ids), len(lane.ids))
+        width = len(lane.ids)
+        if width:
+            yield Block(_assigned(self.table, _packed(rows, [width]), lane.ids), width)
         if lane.cells:
             texts = chain.from_iterable(map(lane.pick, rows))
             yield _text_block(lane.cells * len(rows), texts, len(lane.cells))
@@ -154,23 +184,24 @@ class Lanes:
         """Give the cells of rows of some lanes of one kind."""
         ids = kind.matrix[lane]
         if ids.any():
-            width = len(kind.numbers)
-            yield Block(_assigned(self.table, _packed(rows, [kind.pack], [width]), ids.reshape(-1)), width)
+            yield Block(_assigned(self.table, _packed(rows, [kind.width]), ids.reshape(-1)), kind.width)
         if kind.texts:
             columns = [table.assign(lane, [row[place] for row in rows]) for place, table in kind.texts.items()]
             yield Block(np.stack(columns, axis=1).reshape(-1), len(columns))
 
-    def _mixed(self, rows: Sequence[Row], lanes: Sequence[Lane]) -> Iterator[Block]:
-        """Give the cells of rows of any lanes."""
-        widths = [len(lane.ids) for lane in lanes]
-        if any(widths):
-            packed = _packed(rows, [lane.pack for lane in lanes], widths)
-            ids = np.concatenate([lane.ids for lane in lanes])
-            yield Block(_assigned(self.table, packed, ids), np.array(widths))
-        if any(lane.cells for lane in lanes):
-            texts = chain.from_iterable([lane.pick(row) for lane, row in zip(lanes, rows, strict=True)])
-            cells = tuple(chain.from_iterable([lane.cells for lane in lanes]))
-            yield _text_block(cells, texts, np.array([len(lane.cells) for lane in lanes]))
+    def _mixed(self, columns: _Columns, rows: Sequence[Row], lane: IntArray) -> Iterator[Block]:
+        """Give the cells of rows of any lanes, each given by its index."""
+        widths, texts, lanes = columns.widths[lane], columns.texts[lane], lane.tolist()
+        if widths.any():
+            packed = _packed(rows, widths.tolist())
+            # The binnings of one row after those of another: from where they begin among those of all lanes.
+            behind = columns.starts[lane] - np.cumsum(widths) + widths
+            at = np.repeat(behind, widths) + np.arange(len(packed.numbers))
+            yield Block(_assigned(self.table, packed, columns.ids[at]), widths)
+        if texts.any():
+            picked = chain.from_iterable(map(call, map(columns.picks.__getitem__, lanes), rows))
+            cells = tuple(chain.from_iterable(map(columns.cells.__getitem__, lanes)))
+            yield _text_block(cells, picked, texts)
 
 
 def number_cells(table: CellTable, values: Sequence[Any], ids: IntArray) -> Cells:
@@ -191,23 +222,32 @@ class _Packed(NamedTuple):
     odd: Sequence[int]
 
 
-def _packed(rows: Sequence[Row], packs: Sequence[Callable[..., bytes]], widths: Sequence[int]) -> _Packed:
+@lru_cache(maxsize=1_000)
+def _packer(width: int) -> Callable[..., bytes]:
+    """Return what makes so many numbers bytes; struct.error or OverflowError where one of them is none."""
+    return struct.Struct(f"{width}d").pack
+
+
+def _packed(rows: Sequence[Row], widths: Sequence[int]) -> _Packed:
     """Put the first fields of every row one after the other, as many as is said of each, or once for all."""
     try:
-        if len(packs) == 1:
-            (pack,), (width,) = packs, widths
+        if len(widths) == 1:
+            (width,) = widths
+            pack = _packer(width)
             parts = [pack(*row[:width]) for row in rows]
         else:
-            parts = [pack(*row[:width]) for pack, width, row in zip(packs, widths, rows, strict=True)]
+            packs = {width: _packer(width) for width in set(widths)}
+            parts = [packs[width](*row[:width]) for width, row in zip(widths, rows, strict=True)]
         return _Packed(np.frombuffer(b"".join(parts)), ())
     except (struct.error, OverflowError):
         # A value is missing, or no number, or none that a float can hold.
-        return _packed_with_care(rows, packs, widths)
+        return _packed_with_care(rows, widths)
 
 
-def _packed_with_care(rows: Sequence[Row], packs: Sequence[Callable[..., bytes]], widths: Sequence[int]) -> _Packed:
+def _packed_with_care(rows: Sequence[Row], widths: Sequence[int]) -> _Packed:
     parts, odd, at = list[bytes](), list[int](), 0
-    for pack, width, row in zip(cycle(packs), cycle(widths), rows, strict=False):
+    for width, row in zip(cycle(widths), rows, strict=False):
+        pack = _packer(width)
         try:
             parts.append(pack(*row[:width]))
         except (struct.error, OverflowError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from operator import call
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from monitors.cells import NO_CELL, Cells
 from monitors.performance import canonical
 from streamer.counting.columns import IntArray, TextCells
 
-# 16 MB of cells a feature; where all models have categories of their own, they are looked up model by model instead.
-_MAX_CELLS = 2**22
+# The table has so many cells, or so many a category that is some model's: no more memory than the categories take.
+# Where models have categories of their own it would have many more, and texts are looked up model by model instead.
+_SMALL = 2**16
+_CELLS_A_CATEGORY = 16
 
 
 class _Numbers(dict[Any, int]):
@@ -28,6 +32,7 @@ class TextTable:
 
     def __init__(self) -> None:
         self._binnings: dict[int, TextCells] = {}
+        self._finders: dict[int, Callable[[Any], int]] = {}
         self._numbers = _Numbers()
         # (binnings, texts); None while there is none, or none that is small enough.
         self._cells: Cells | None = None
@@ -36,6 +41,7 @@ class TextTable:
     def add(self, number: int, cells: TextCells) -> None:
         """Take in a binning."""
         self._binnings[number] = cells
+        self._finders[number] = cells.__getitem__
         self._is_worked_out = False
 
     def assign(self, ids: IntArray, values: Sequence[Any]) -> Cells:
@@ -43,8 +49,8 @@ class TextTable:
         if not self._is_worked_out:
             self._work_out()
         if self._cells is None:
-            found = zip(map(self._binnings.get, ids.tolist()), values, strict=True)
-            return np.array([NO_CELL if cells is None else cells[value] for cells, value in found], dtype=np.int32)
+            finders = map(self._finders.get, ids.tolist(), repeat(_nowhere))
+            return np.fromiter(map(call, finders, values), dtype=np.int32, count=len(values))
         numbers = np.fromiter(map(self._numbers.__getitem__, values), dtype=np.int64, count=len(values))
         cells: Cells = self._cells[np.minimum(ids, len(self._cells) - 1), numbers]
         return cells
@@ -56,9 +62,15 @@ class TextTable:
                 self._numbers.setdefault(text, len(self._numbers) + 1)
         # The last row is of all binnings beyond those that are there.
         shape = (max(self._binnings) + 2, len(self._numbers) + 1)
-        if shape[0] * shape[1] > _MAX_CELLS:
+        categories = sum(map(len, self._binnings.values()))
+        if shape[0] * shape[1] > max(_SMALL, _CELLS_A_CATEGORY * categories):
             return
         self._cells = np.full(shape, NO_CELL, dtype=np.int32)
         for number, binning in self._binnings.items():
             self._cells[number] = binning.unseen
             self._cells[number, [self._numbers[text] for text in binning]] = list(binning.values())
+
+
+def _nowhere(_: Any) -> int:
+    """Return the cell of a text where nobody watches."""
+    return NO_CELL

@@ -28,6 +28,11 @@ class Fleet:
         return len(self._models)
 
     @cached_property
+    def names(self) -> list[str]:
+        """What they are called."""
+        return [model.name for model in self]
+
+    @cached_property
     def owners(self) -> Owners:
         """The models as the label join knows them."""
         return Owners(Owner(model.name, model.epoch) for model in self)

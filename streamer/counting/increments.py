@@ -110,8 +110,8 @@ class Slots:
         """Return the increment of a stream's pane."""
         made = self.made.get((stream, pane))
         if made is None:
-            of = self.streams[stream]
-            made = self.made[stream, pane] = Increment(*of.head, pane * of.pane_ms, of.pane_ms, of.fingerprint)
+            key, pane_ms, fingerprint, _cells = self.streams[stream].head
+            made = self.made[stream, pane] = Increment(*key, pane * pane_ms, pane_ms, fingerprint)
         return made
 
 
@@ -138,11 +138,9 @@ def count(slots: Slots, pieces: Sequence[Binned]) -> None:
         return
     stream = np.concatenate([piece.stream for piece in pieces])
     slot, increments, streams = slots.groups(stream, np.concatenate([piece.pane for piece in pieces]))
-    for increment, events in zip(increments, np.bincount(slot).tolist(), strict=True):
-        increment.events = events
     _count_flags(slot, increments, pieces)
     slot_of = np.split(slot, np.cumsum([len(piece) for piece in pieces])[:-1])
-    _count_cells(slot_of, increments, [slots.streams[number].cells for number in streams.tolist()], pieces)
+    _count_cells(slot_of, increments, [slots.streams[number].head.cells for number in streams.tolist()], pieces)
     _note_offsets(slot, increments, [piece.places for piece in pieces], slots.sources)
     _count_exposures(slot_of, increments, pieces)
 
@@ -152,8 +150,9 @@ def _count_flags(slot: IntArray, increments: Sequence[Increment], pieces: Sequen
         np.bincount(slot[np.concatenate(flags)], minlength=len(increments)).tolist()
         for flags in ([piece.failed for piece in pieces], [piece.sampled for piece in pieces])
     )
-    for increment, errors, waiting in zip(increments, n_failed, n_sampled, strict=True):
-        increment.errors, increment.sampled = errors, waiting
+    counted = zip(increments, np.bincount(slot).tolist(), n_failed, n_sampled, strict=True)
+    for increment, events, errors, waiting in counted:
+        increment.events, increment.errors, increment.sampled = events, errors, waiting
 
 
 def _count_cells(
@@ -277,9 +276,11 @@ def marks(streams: Sequence[Stream], pieces: Sequence[Binned], sources: dict[Sou
     if not pieces:
         return []
     stream = distinct(np.concatenate([piece.stream for piece in pieces]))
-    known = [streams[number] for number in stream.values.tolist()]
-    (live,) = np.nonzero(np.array([each.origin == "live" for each in known])[stream.codes])
-    models = Coded.of([each.head[0] for each in known])
+    known = [streams[number].head.key for number in stream.values.tolist()]
+    (live,) = np.nonzero(
+        np.array([origin == "live" for _model, _epoch, _version, origin, _source in known])[stream.codes]
+    )
+    models = Coded.of([model for model, *_rest in known])
     source = _numbered_sources([piece.places for piece in pieces], sources)
     found = distinct((models.codes[stream.codes] * len(sources) + source)[live])
     event_ms = np.zeros(len(found.values), dtype=np.int64)

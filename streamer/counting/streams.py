@@ -26,6 +26,22 @@ _MAX_REPLACED = 10_000
 _UNWATCHED = Watched({}, {})
 
 
+class Head(NamedTuple):
+    """What is asked of a stream in every flush, in one place: of a thousand streams little else is near.
+
+    Attributes
+    ----------
+    key : the model, its epoch, version, origin and source.
+    fingerprint : of its reference; "" where it has none.
+    cells : how many cells it has in all.
+    """
+
+    key: tuple[str, int, str, Origin, Any]
+    pane_ms: int
+    fingerprint: str
+    cells: int
+
+
 @dataclass(frozen=True, eq=False)
 class Stream:
     """Events that are counted together, pane by pane.
@@ -48,19 +64,13 @@ class Stream:
         return int(self.model.config.time.pane)
 
     @cached_property
-    def head(self) -> tuple[str, int, str, Origin, Any]:
-        """What its increments begin with: the model, its epoch, version, origin and source."""
-        return self.model.name, self.model.epoch, self.version, self.origin, self.source
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of its reference; "" where it has none."""
-        return "" if self.profile is None else self.profile.fingerprint
-
-    @cached_property
-    def cells(self) -> int:
-        """How many cells it has in all."""
-        return 0 if self.profile is None else self.profile.layout.size
+    def head(self) -> Head:
+        """What its increments begin with."""
+        fingerprint, cells = "", 0
+        if self.profile is not None:
+            fingerprint, cells = self.profile.fingerprint, self.profile.layout.size
+        key = self.model.name, self.model.epoch, self.version, self.origin, self.source
+        return Head(key, self.pane_ms, fingerprint, cells)
 
 
 class Facts(NamedTuple):
@@ -76,6 +86,13 @@ class Facts(NamedTuple):
     pane_ms: IntArray
     multiclass: NDArray[np.bool_]
     output: IntArray
+
+
+class _Numbers(NamedTuple):
+    """The number of the stream of each of some models, of one version, origin and source; −1 where none is known."""
+
+    models: Fleet
+    numbers: IntArray
 
 
 class Streams:
@@ -98,7 +115,8 @@ class Streams:
         self.lanes = Lanes(self.table)
         self._numbers: dict[tuple[str, str, str, str], int] = {}
         self._looked_up: dict[tuple[str, str, str, str], int] = {}
-        self._by_fleet: dict[tuple[str, str, str], tuple[Fleet, IntArray]] = {}
+        self._by_fleet: dict[tuple[str, Origin, str], _Numbers] = {}
+        self._earlier: dict[tuple[str, Origin, str], _Numbers] = {}
         self._watched: dict[tuple[str, str, str], tuple[Model, ReferenceProfile, Watched]] = {}
         self._replaced = self._in_use = 0
         self._facts: Facts | None = None
@@ -120,7 +138,7 @@ class Streams:
         Numbers given so far then mean nothing.
         """
         self._looked_up = {}
-        self._by_fleet = {}
+        self._earlier, self._by_fleet = self._by_fleet, {}
         # No sooner than as many have been replaced as there are: it costs as much as all that is in use.
         if len(self.known) > _MAX_STREAMS or self._replaced > max(_MAX_REPLACED, self._in_use):
             self._forget()
@@ -144,15 +162,26 @@ class Streams:
         key = (version, origin, source)
         held = self._by_fleet.get(key)
         # By identity: a model that has changed makes another fleet.
-        if held is None or held[0] is not models:
-            held = self._by_fleet[key] = (models, np.full(len(models), -1, dtype=np.int64))
-        numbers = held[1]
-        found = numbers[model_of]
+        if held is None or held.models is not models:
+            held = self._by_fleet[key] = self._renewed(key, models)
+        found = held.numbers[model_of]
         if (found < 0).any():
             for model in distinct(model_of[found < 0]).values.tolist():
-                numbers[model] = self.number(models[model], version, origin, source)
-            found = numbers[model_of]
+                held.numbers[model] = self.number(models[model], version, origin, source)
+            found = held.numbers[model_of]
         return found
+
+    def _renewed(self, key: tuple[str, Origin, str], models: Fleet) -> _Numbers:
+        """Return what numbers models had in the flush before, but for those whose reference is another now; −1 then."""
+        earlier, (version, _origin, source) = self._earlier.get(key), key
+        if earlier is None or earlier.models is not models:
+            return _Numbers(models, np.full(len(models), -1, dtype=np.int64))
+        if source != "labels":
+            (known,) = np.nonzero(earlier.numbers >= 0)
+            for model, number in zip(known.tolist(), earlier.numbers[known].tolist(), strict=True):
+                if self._reference(models.names[model], version) is not self.known[number].profile:
+                    earlier.numbers[model] = -1
+        return earlier
 
     def number(self, model: Model, version: str, origin: Origin, source: str) -> int:
         """Return the number of a stream; within a flush, of one model by a name."""

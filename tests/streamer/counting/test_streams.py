@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from monitors.profile import ReferenceProfile
 from streamer.catalog import Model, describe
 from streamer.counting import streams
+from streamer.counting.fleet import Fleet
 from streamer.counting.streams import Streams
 from tests.streamer.logs import config, reference
 
@@ -62,3 +64,25 @@ def test_as_many_as_are_in_use_may_be_of_the_past(monkeypatch: pytest.MonkeyPatc
     world.references["1"] = reference(world.model.config)
     world.flush()
     assert world.streams.known == []
+
+
+def test_models_keep_their_numbers_from_flush_to_flush_but_for_those_whose_reference_is_another() -> None:
+    models = Fleet([describe(config(name=name)) for name in ("churn", "fares", "tier")])
+    references = {model.name: reference(model.config) for model in models}
+    known = Streams(lambda name, _version: references.get(name))
+
+    def flush(fleet: Fleet, *rows: int) -> list[int]:
+        found = known.of_models(fleet, np.array(rows), "1", "live", "predictions")
+        known.next_flush()
+        return found.tolist()
+
+    assert flush(models, 0, 1, 0) == [0, 1, 0]
+    references["churn"] = reference(models[0].config)
+    assert flush(models, 1) == [1]
+    assert flush(models, 0, 1, 2) == [2, 1, 3]
+    assert known.known[2].profile is references["churn"]
+    del references["fares"]
+    assert flush(models, 2, 1) == [3, 4]
+    assert known.known[4].profile is None
+    # A model that has changed makes another fleet, and where it lies in it says nothing.
+    assert flush(Fleet([models[2], models[0]]), 0, 1) == [3, 2]

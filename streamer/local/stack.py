@@ -299,4 +299,4 @@ def _text(value: object) -> str:
         return value.get_secret_value()
     if isinstance(value, Duration):
         return f"{int(value)}ms"
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    return json.dumps(value) if isinstance(value, bool | tuple) else str(value)

@@ -21,7 +21,7 @@ from streamer.kafka import topics
 from streamer.local.processes import Launcher, StackError, identify, marked
 from streamer.local.record import Record, running_stack
 from streamer.local.stack import Stack, environment_of
-from streamer.settings import KafkaSettings, RedisSettings, Settings
+from streamer.settings import AirflowSettings, KafkaSettings, RedisSettings, Settings
 
 pytestmark = pytest.mark.integration
 
@@ -231,6 +231,7 @@ def test_the_environment_makes_the_same_settings_again(monkeypatch: pytest.Monke
         namespace="a.b",
         kafka=KafkaSettings.model_validate({"bootstrap.servers": "127.0.0.1:1", "client.id": "x"}),
         redis=RedisSettings(url="redis://127.0.0.1:2/0"),
+        airflow=AirflowSettings(loaders=("a", "b.c")),
         internal_partitions=3,
     )
     for name, value in environment_of(settings).items():

@@ -26,6 +26,7 @@ _PANE_MS = 300_000
 # Every run has about as many values to count, and none so few events that a flush is all it measures.
 _VALUES = 4_000_000
 _LEAST_EVENTS = 20_000
+_FIRST_EVENTS = 20
 _COMMAND = "make bench ARGS='--only cost'"
 
 
@@ -51,7 +52,9 @@ def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
     over_partitions = _curve("partitions", (4, 64) if quick else PARTITIONS, measured, quick=quick)
     over_features = _curve("features", (10, 100) if quick else FEATURES, measured, quick=quick)
     curves = [over_models, over_partitions, over_features]
-    return [*_flatness(*curves), _pane(measured[Shape(_FLAT_TO)], quick=quick), *_steady(quick=quick)], curves
+    of_many = measured[Shape(_FLAT_TO)]
+    once = [_pane(of_many, quick=quick), _first(of_many, quick=quick)]
+    return [*_flatness(*curves), *once, *_steady(quick=quick)], curves
 
 
 class Shape(NamedTuple):
@@ -79,13 +82,17 @@ def _events_of(shape: Shape, *, quick: bool) -> int:
     return max(_LEAST_EVENTS, _VALUES // shape.features) // (2 if quick else 1)
 
 
-def _event_us(models: int, partitions: int, features: int, events: int, *, span_ms: int | None = None) -> float:
+def _event_us(
+    models: int, partitions: int, features: int, events: int, *, span_ms: int | None = None, warm: bool = True
+) -> float:
     """Return the CPU an event costs the worker, in microseconds, its label record stored.
 
     Event time runs as at the steady rate where `span_ms` says nothing else: what a pane costs, whatever falls into it,
-    is no event's cost.
+    is no event's cost. Nor is what a worker does once with a new model: where it is to be `warm`, every model has had
+    some events before.
     """
     span_ms = events * 1_000 // _RATE if span_ms is None else span_ms
+    first = max(_FIRST_EVENTS * models, _LEAST_EVENTS) if warm else 0
     start_ms = int(time.time() * 1000) - span_ms
     settings = Settings(topics={"predictions": TopicSettings(partitions=partitions)})
     with measuring.running(settings) as stack:
@@ -94,15 +101,26 @@ def _event_us(models: int, partitions: int, features: int, events: int, *, span_
         (worker,) = measuring.workers(stack)
         measuring.until_at_rest([worker])
         view = measuring.live_view(stack.settings)
-        found = throughput.measure(
-            "predictions",
-            traffic.predictions(events, models, start_ms=start_ms, features=features, span_ms=span_ms),
-            stack.settings,
-            "predictions",
-            worker,
-            lambda: measuring.counted(view) == events,
-        )
-    return 1e6 / found.per_cpu_s
+
+        def of(count: int, after_ms: int, span_ms: int, counted: int, seed: int) -> float:
+            messages = traffic.predictions(
+                count, models, start_ms=after_ms, features=features, span_ms=span_ms, seed=seed
+            )
+            found = throughput.measure(
+                "predictions",
+                messages,
+                stack.settings,
+                "predictions",
+                worker,
+                lambda: measuring.counted(view) == counted,
+            )
+            measuring.until_at_rest([worker])
+            return found.per_cpu_s
+
+        if first:
+            before_ms = first * 1_000 // _RATE
+            of(first, start_ms - before_ms, before_ms, first, traffic.SEED + 1)
+        return 1e6 / of(events, start_ms, span_ms, first + events, traffic.SEED)
 
 
 def _flatness(models: Curve, partitions: Curve, features: Curve) -> list[Figure]:
@@ -151,6 +169,16 @@ def _pane(event_us: float, *, quick: bool) -> Figure:
         f"{_FLAT_TO} models, {events:,} events in an hour of panes of five minutes: {over_an_hour_us:.2f} µs an event"
     )
     return figure(name, (over_an_hour_us - event_us) * events / panes / 1_000, "ms", command=_COMMAND, note=note)
+
+
+def _first(event_us: float, *, quick: bool) -> Figure:
+    """Measure what a worker does once with a new model: the same events to one that has had none of these models."""
+    shape = Shape(_FLAT_TO)
+    events = _events_of(shape, quick=quick)
+    cold_us = _event_us(*shape, events, warm=False)
+    name = f"a model with {shape.features} features: its first events, once"
+    note = f"{_FLAT_TO} models, {events:,} events: {cold_us:.2f} µs an event where none has come before"
+    return figure(name, (cold_us - event_us) * events / _FLAT_TO / 1_000, "ms", command=_COMMAND, note=note)
 
 
 def _points(curve: Curve) -> str:

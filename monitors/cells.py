@@ -129,16 +129,23 @@ class _Growing:
         self._held: npt.NDArray[Any] = np.zeros(64, dtype=dtype)
         self.size = 0
 
-    def extend(self, values: npt.ArrayLike) -> None:
+    def append(self, value: float) -> None:
+        """Append a value."""
+        self._make_room(1)
+        self._held[self.size] = value
+        self.size += 1
+
+    def extend(self, values: npt.NDArray[Any]) -> None:
         """Append some values."""
-        added = np.atleast_1d(np.asarray(values, dtype=self._held.dtype))
-        end = self.size + len(added)
-        if end > len(self._held):
-            longer = np.zeros(max(end, 2 * len(self._held)), dtype=self._held.dtype)
+        self._make_room(len(values))
+        self._held[self.size : self.size + len(values)] = values
+        self.size += len(values)
+
+    def _make_room(self, more: int) -> None:
+        if self.size + more > len(self._held):
+            longer = np.zeros(max(self.size + more, 2 * len(self._held)), dtype=self._held.dtype)
             longer[: self.size] = self._held[: self.size]
             self._held = longer
-        self._held[self.size : end] = added
-        self.size = end
 
     @property
     def values(self) -> npt.NDArray[Any]:
@@ -176,16 +183,16 @@ class CellTable:
 
     def _put(self, marks: _Marks) -> int:
         grid = _Grid.over(marks.marks)
-        self._grid.extend(self._before.size)
+        self._grid.append(self._before.size)
         self._before.extend(self._marks.size + grid.before)
-        self._last.extend(len(grid.before) - 1)
-        self._low.extend(grid.low)
-        self._scale.extend(grid.scale)
-        self._crowd.extend(grid.crowd)
-        self._folded.extend(grid.folded)
+        self._last.append(len(grid.before) - 1)
+        self._low.append(grid.low)
+        self._scale.append(grid.scale)
+        self._crowd.append(grid.crowd)
+        self._folded.append(grid.folded)
         self._any_folded |= grid.folded
-        self._missing.extend(marks.missing)
-        self._unseen.extend(marks.unseen)
+        self._missing.append(marks.missing)
+        self._unseen.append(marks.unseen)
         # No number reaches nan: ranks end at the last mark.
         self._marks.extend(np.append(marks.marks, np.nan))
         self._cells.extend(marks.cell_of_rank)

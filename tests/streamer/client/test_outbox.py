@@ -31,12 +31,14 @@ class FakeTransport:
         self.taken: list[tuple[str, bytes | None, bytes, Headers]] = []
         self.acknowledging = True
         self.full = False
+        self.refusals = 0
         self.broken = False
         self.closed = False
         self._awaited: list[tuple[int, bytes]] = []
 
     def send(self, number: int, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
         if self.full:
+            self.refusals += 1
             raise NotReadyError("full")
         if b"poison" in body:
             raise ValueError("too large")
@@ -128,6 +130,42 @@ def test_a_kafka_that_is_away_costs_the_caller_nothing(caplog: pytest.LogCapture
     assert "closed with events lost" in caplog.text
 
 
+def test_a_connection_that_hangs_holds_no_caller_up(transport: FakeTransport) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def hanging() -> FakeTransport:
+        asked.set()
+        answer.wait()
+        return transport
+
+    outbox = Outbox(hanging, size=5)
+    assert outbox.put(_entries("a")) == 1
+    assert asked.wait(30)
+    # The answer comes after the calls: one that waited for it would not return.
+    assert outbox.put(_entries(*"bcdefg")) == 4
+    assert outbox.stats() == Stats(queued=5, in_flight=0, sent=0, failed=0, dropped=2)
+    answer.set()
+    assert outbox.close(30) == CloseReport(sent=5, failed=0, dropped=2, unsent=0)
+
+
+def test_a_client_that_hangs_in_the_sending_holds_no_caller_up() -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Hanging(FakeTransport):
+        def send(self, number: int, topic: str, key: bytes | None, body: bytes, headers: Headers) -> None:
+            asked.set()
+            answer.wait()
+            super().send(number, topic, key, body, headers)
+
+    outbox = Outbox(Hanging, size=5)
+    assert outbox.put(_entries("a")) == 1
+    assert asked.wait(30)
+    assert outbox.put(_entries(*"bcdefg")) == 4
+    assert outbox.stats().dropped == 2
+    answer.set()
+    assert outbox.close(30) == CloseReport(sent=5, failed=0, dropped=2, unsent=0)
+
+
 def test_events_wait_for_a_kafka_that_comes_later(transport: FakeTransport) -> None:
     tries: list[int] = []
 
@@ -145,7 +183,7 @@ def test_events_wait_for_a_kafka_that_comes_later(transport: FakeTransport) -> N
 def test_what_kafka_cannot_take_yet_keeps_its_place(transport: FakeTransport, outbox: Outbox) -> None:
     transport.full = True
     outbox.put(_entries("a", "b"))
-    time.sleep(0.05)
+    _until(lambda: transport.refusals > 1)
     outbox.put(_entries("c"))
     transport.full = False
     assert outbox.flush(5) == 0
@@ -380,7 +418,7 @@ def test_a_spool_that_takes_no_more_drops_and_says_so_once(
     monkeypatch.setattr(Spool, "append", full)
     outbox = Outbox(_away, size=5, open_spool=_spooling(tmp_path / "spool"))
     outbox.put(_entries(*"abcdef"))
-    time.sleep(1.2)
+    _until(lambda: "the spool takes no more events" in caplog.text)
     outbox.put(_entries("g"))
     assert outbox.close(0.1) == CloseReport(sent=0, failed=0, dropped=2, unsent=5)
     assert caplog.text.count("the spool takes no more events: no space left on device") == 1

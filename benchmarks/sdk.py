@@ -34,7 +34,8 @@ _WINDOWS = 5
 class Measured(msgspec.Struct, kw_only=True):
     """What `log_prediction` took of its caller in microseconds, and how many events a CPU second of the process.
 
-    `late_p99_us` is how long after its time a call at a pace began, whose thread had slept until then.
+    `late_p99_us` is how long after its time a call began, whose thread had slept until then. It, `waited` and
+    `preempted` are None flat out, where they are not measured.
     `p99_us` is the median of the windows', beside the least and the most of them; all else is over all calls.
     """
 
@@ -48,9 +49,9 @@ class Measured(msgspec.Struct, kw_only=True):
     p999_us: float
     max_us: float
     over_aim_share: float
-    late_p99_us: float
-    waited: int
-    preempted: int
+    late_p99_us: float | None
+    waited: int | None
+    preempted: int | None
     per_cpu_s: int
     sent: int
     spooled: int
@@ -98,7 +99,7 @@ def figures(*, quick: bool) -> tuple[list[Figure], list[Curve]]:
         told += [
             _p99(f"broker up, 2,000/s, {transport}", mine["up, 2,000/s"]),
             _p99(f"broker up, flat out, {transport}", mine["up, flat out"]),
-            _p99(f"broker down, the worst case, {transport}", down, note=f"{down.what}; "),
+            _p99(f"broker down, the worst case, {transport}", down, note=down.what),
             figure(
                 f"SDK: events a CPU second, logged to acknowledged, {transport}",
                 mine["up, flat out, waits for room"].per_cpu_s,
@@ -116,11 +117,13 @@ def _p99(what: str, measured: Measured, *, note: str = "") -> Figure:
         "µs",
         at_most=_AIM_US,
         command=_COMMAND,
-        note=f"{note}{_spread(measured)}",
+        note="; ".join(filter(None, (note, _spread(measured)))),
     )
 
 
 def _spread(measured: Measured) -> str:
+    if measured.waited is None:
+        return ""
     return f"windows from {measured.p99_least_us} to {measured.p99_most_us} µs, {measured.waited} calls waited"
 
 
@@ -165,6 +168,7 @@ def _measured(caller: Caller) -> Measured:
     ended, windows = caller.ended, caller.windows
     p99s_us = [_quantile_us(window.taken_ns, 0.99) for window in windows]
     taken_ns = sorted(value for window in windows for value in window.taken_ns)
+    late_ns = sorted(value for window in windows for value in window.late_ns)
     return Measured(
         what=caller.case.what,
         transport=caller.transport or "",
@@ -176,9 +180,9 @@ def _measured(caller: Caller) -> Measured:
         p999_us=_quantile_us(taken_ns, 0.999),
         max_us=round(taken_ns[-1] / 1_000, 1),
         over_aim_share=sum(value > _AIM_US * 1_000 for value in taken_ns) / len(taken_ns),
-        late_p99_us=_quantile_us(sorted(value for window in windows for value in window.late_ns), 0.99),
-        waited=sum(window.waited for window in windows),
-        preempted=sum(window.preempted for window in windows),
+        late_p99_us=_quantile_us(late_ns, 0.99) if late_ns else None,
+        waited=sum(window.waited for window in windows) if caller.case.rate else None,
+        preempted=sum(window.preempted for window in windows) if caller.case.rate else None,
         per_cpu_s=round(len(taken_ns) / sum(window.cpu_s for window in windows)),
         sent=ended.sent,
         spooled=ended.spooled,
@@ -187,7 +191,7 @@ def _measured(caller: Caller) -> Measured:
 
 
 def _quantile_us(sorted_ns: Sequence[int], share: float) -> float:
-    return round(sorted_ns[int(len(sorted_ns) * share)] / 1_000, 1) if sorted_ns else 0.0
+    return round(sorted_ns[int(len(sorted_ns) * share)] / 1_000, 1)
 
 
 def _show(found: Sequence[Measured]) -> None:
@@ -207,7 +211,7 @@ def _show(found: Sequence[Measured]) -> None:
             f"{each.p999_us:,.1f}",
             f"{each.max_us:,.1f}",
             f"{each.over_aim_share:.2%}",
-            f"{each.late_p99_us:,.1f}",
-            *(f"{count:,}" for count in counts),
+            "" if each.late_p99_us is None else f"{each.late_p99_us:,.1f}",
+            *("" if count is None else f"{count:,}" for count in counts),
         )
     Console(width=200).print(table)

@@ -46,6 +46,9 @@ def folding(
     kinds: Annotated[int, typer.Option(help="Sets of features that the models go round over.", min=1, max=999)] = 1,
     events: Annotated[int, typer.Option(help="How many events.", min=1)] = 50_000,
     flush: Annotated[int, typer.Option(help="Rows a flush.", min=1)] = 50_000,
+    span_s: Annotated[
+        int, typer.Option(help="Seconds of event time that predictions in JSON are spread over.", min=1)
+    ] = traffic.SPAN_MS // 1000,
     arrow: Annotated[bool, typer.Option("--arrow", help="Some thousand events a message, of twelve features.")] = False,
 ) -> None:
     """Measure what decoding, binning, the join's bytes and the flush cost: microseconds of CPU an event."""
@@ -59,13 +62,17 @@ def folding(
     elif what is What.LABELS:
         values = [value for _key, value in traffic.labels(events, models, start_ms=start_ms)]
     else:
-        predictions = traffic.predictions(events, models, start_ms=start_ms, features=features, kinds=kinds)
+        predictions = traffic.predictions(
+            events, models, start_ms=start_ms, features=features, kinds=kinds, span_ms=span_s * 1000
+        )
         values = [value for _key, value in predictions]
     topic = "labels.v1" if what is What.LABELS else "predictions.v1"
     reads = list(_reads(topic, values, partitions))
     ingest.restore({Partition(topic, number): Standing(0, 0) for number in range(partitions)})
     gc.collect()
     gc.freeze()
+    # As a worker's.
+    gc.set_threshold(20_000, 20, 20)
     # The first round works out what a worker works out once.
     taken = [_round(ingest, reads, flush) for _ in range(_ROUNDS + 1)][1:]
     print(f"{statistics.median(taken) / events * 1e6:.2f} µs")

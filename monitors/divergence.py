@@ -165,14 +165,8 @@ def pool(
     reference: Histogram, current: Histogram, *, groups: int = 10, ordered: bool = True
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Pool both sides by the reference's `grouping` and leave out the groups that hold nothing on either side."""
-    return pool_by(grouping(reference, groups=groups, ordered=ordered), reference, current)
-
-
-def pool_by(
-    group_of: npt.NDArray[np.int64], reference: Histogram, current: Histogram
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pool both sides by groups that were worked out before, as `pool` does."""
     _same_cells(reference, current)
+    group_of = grouping(reference, groups=groups, ordered=ordered)
     inside = group_of >= 0
     count = int(group_of.max(initial=0)) + 1
     before, after = (

@@ -1,6 +1,6 @@
 """What sample sizes allow: null distributions of PSI and KS, thresholds, p-values, effective sizes.
 
-Numbers may be arrays wherever `Numbers` are taken: one a feature, of shapes that go together.
+Numbers may be arrays wherever `Numbers` are taken: one a feature, of shapes that go together, which the answer has too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import numpy.typing as npt
 from scipy import special
 
 Numbers: TypeAlias = float | npt.NDArray[Any]
-Floats: TypeAlias = Any
+# np.float64 for one, an array for arrays.
+OneOrMany: TypeAlias = Any
 
 # Batch means are taken over longer and longer blocks of panes while at least this many blocks remain.
 MIN_BLOCKS = 20
 TRIMMED_SHARE = 0.1
 
 
-def psi_threshold(n: Numbers, m: Numbers, groups: Numbers, alpha: Numbers) -> Floats:
+def psi_threshold(n: Numbers, m: Numbers, groups: Numbers, alpha: Numbers) -> OneOrMany:
     """Return the PSI that equal populations exceed with probability alpha.
 
     Parameters
@@ -42,14 +43,14 @@ def psi_threshold(n: Numbers, m: Numbers, groups: Numbers, alpha: Numbers) -> Fl
     return _numbers(np.where(np.less(groups, 2) & np.isfinite(noise), 0.0, line))
 
 
-def psi_p_value(value: Numbers, n: Numbers, m: Numbers, groups: Numbers) -> Floats:
+def psi_p_value(value: Numbers, n: Numbers, m: Numbers, groups: Numbers) -> OneOrMany:
     """Return the probability that equal populations show a PSI of at least `value` (see `psi_threshold`)."""
     noise = _noise(n, m)
     chance = np.where(np.less(groups, 2), 1.0, special.chdtrc(_degrees(groups), value / noise))
     return _numbers(np.where(np.isnan(value) | np.isinf(noise), np.nan, chance))
 
 
-def ks_threshold(n: Numbers, m: Numbers, alpha: Numbers) -> Floats:
+def ks_threshold(n: Numbers, m: Numbers, alpha: Numbers) -> OneOrMany:
     """Return the KS distance that equal populations exceed with probability at most alpha.
 
     Parameters
@@ -71,13 +72,13 @@ def ks_threshold(n: Numbers, m: Numbers, alpha: Numbers) -> Floats:
     return _numbers(np.where(np.isinf(noise), np.inf, np.minimum(1.0, special.kolmogi(alpha) * np.sqrt(noise))))
 
 
-def ks_p_value(d: Numbers, n: Numbers, m: Numbers) -> Floats:
+def ks_p_value(d: Numbers, n: Numbers, m: Numbers) -> OneOrMany:
     """Return the probability that equal populations show a KS distance of at least `d` (see `ks_threshold`)."""
     noise = _noise(n, m)
     return _numbers(np.where(np.isinf(noise), np.nan, special.kolmogorov(d / np.sqrt(noise))))
 
 
-def effective(n: Numbers, design_effect: Numbers) -> Floats:
+def effective(n: Numbers, design_effect: Numbers) -> OneOrMany:
     """Return how many independent events `n` correlated ones are worth: n / design_effect.
 
     Raises
@@ -161,9 +162,9 @@ def _degrees(groups: Numbers) -> npt.NDArray[np.int64]:
     return degrees
 
 
-def _numbers(values: npt.NDArray[np.float64]) -> Floats:
+def _numbers(values: npt.NDArray[np.float64]) -> OneOrMany:
     """Return numbers as they came: one for one, an array for arrays."""
-    one: Floats = values[()]
+    one: OneOrMany = values[()]
     return one
 
 

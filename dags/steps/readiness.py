@@ -9,7 +9,7 @@ from streamer.settings import Settings
 from streamer.state import Keys
 from streamer.view import LiveView
 
-# The view is rewritten every second or so, and wholly by a timer; older than this, nobody is writing it.
+# The view is rewritten as counts come, and wholly by a timer; older than this, nobody is writing it.
 MAX_AGE_MS = 300_000
 MAX_STEPS = 5
 

@@ -56,7 +56,7 @@ class Rebuilt(msgspec.Struct, kw_only=True, frozen=True):
     """How many entries were installed, of the events read; those whose time is over were not.
 
     `whole_since_ms` is the record time from which on all is there again, where the log no longer reaches back over the
-    labels' horizon: labels of predictions before it find nothing, and wait.
+    labels' horizon: labels of predictions before it find nothing, and do not count.
     """
 
     predictions: int
@@ -105,7 +105,7 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
         installed = dict.fromkeys(KINDS, 0)
         read = 0
         for kind, of_gap in _PASSES:
-            if (of_gap and not gap) or (kind == "features" and not any(m.logged_slices for m in catalog.models())):
+            if (of_gap and not gap) or kind not in _joined(catalog):
                 continue
             topic = settings.topic(kind)
             ids = topic_ids(settings, [topic])
@@ -190,14 +190,21 @@ def _refuse_while_running(admin: AdminClient, group: str) -> None:
 def _ends(settings: Settings, admin: AdminClient, group: str) -> dict[Kind, dict[int, int]]:
     """Return, of each kind, partition → the next offset ingest would read; a partition it never read is not there."""
     topics = {settings.topic(kind): kind for kind in KINDS}
-    counted = counted_up_to(settings, topic_ids(settings, list(topics)))
-    # The group's own come first: the others stand in for those that Kafka has let expire.
-    found = {**counted, **committed_offsets(admin, group, timeout_s=_TIMEOUT_S)}
+    found = committed_offsets(admin, group, timeout_s=_TIMEOUT_S)
+    if not any(topic in topics for topic, _partition in found):
+        # Kafka has let them expire, or nothing was ever read.
+        found = counted_up_to(settings, topic_ids(settings, list(topics)))
     ends: dict[Kind, dict[int, int]] = {kind: {} for kind in KINDS}
     for (topic, partition), offset in found.items():
         if topic in topics:
             ends[topics[topic]][partition] = offset
     return ends
+
+
+def _joined(catalog: Catalog) -> list[Kind]:
+    """Return the kinds that are joined: feature logs where some model's slices come in them."""
+    logged = any(model.logged_slices for model in catalog.models())
+    return [kind for kind in KINDS if kind != "features" or logged]
 
 
 def _whole_since(
@@ -207,7 +214,8 @@ def _whole_since(
     horizons = [int(model.config.labels.horizon) for model in catalog.models() if model.config.labels.mode == "join"]
     wanted_ms = kept_from_ms - max(horizons, default=0)
     found = [
-        whole_since(settings, settings.topic(kind), ends[kind], wanted_ms=wanted_ms, now_ms=now_ms) for kind in KINDS
+        whole_since(settings, settings.topic(kind), ends[kind], wanted_ms=wanted_ms, now_ms=now_ms)
+        for kind in _joined(catalog)
     ]
     return max((since_ms for since_ms in found if since_ms is not None), default=None)
 

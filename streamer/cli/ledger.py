@@ -90,7 +90,7 @@ def why(entry: LedgerEntry) -> str:
     detail, evidence = entry.detail, entry.detail.get("evidence") or {}
     said = [
         f"{detail['kind']} of version {detail.get('version', '?')}" if "kind" in detail else "",
-        _strongest(evidence.get("findings")),
+        _strongest(evidence.get("findings")) if entry.state == "raised" else "",
         f"{evidence['winner']} is version {detail.get('version', '?')}" if "winner" in evidence else "",
         f"{evidence['rows']:,} rows" if "rows" in evidence else "",
         f"passed {len(evidence['gates'])} gates" if entry.state == "validated" and evidence.get("gates") else "",

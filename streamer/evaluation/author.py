@@ -188,6 +188,7 @@ class Author:
         if command.kind == "request" and not was_open and lifecycle.is_open(record.life):
             record.request = effects.manual_request(self._settings, model, watched, command, now_ms)
             self.effects.append(effects.request_record(self._settings, record.request))
+            transitions = tuple(effects.evidenced(transitions, record.request))
         self.note(shard, watched, transitions)
 
     def expire(self, shard: Shard, now_ms: int) -> list[tuple[Watched, Exception]]:

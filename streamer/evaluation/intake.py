@@ -73,13 +73,13 @@ class Intake:
                     self._add(increment, sources, pairs, model, watched)
                 except FAULTS as error:
                     self._roster.fault(shard, watched, error)
-            try:
-                for mark in news.marks:
+            for what, count in news.tallies.items():
+                _tally(watched, what, count)
+            for mark in news.marks:
+                try:
                     _observe(mark, places, shard.waiting, watched)
-                for what, count in news.tallies.items():
-                    _tally(watched, what, count)
-            except FAULTS as error:
-                self._roster.fault(shard, watched, error)
+                except FAULTS as error:
+                    self._roster.fault(shard, watched, error)
         position = shard.position
         for progress in flush.progress:
             _note_progress(position, progress)

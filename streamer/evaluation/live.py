@@ -74,7 +74,7 @@ for i = 2, #KEYS do
     redis.call('HSETEX', KEYS[1], 'PX', ARGV[1], 'FIELDS', 1, ARGV[at + 1], ARGV[at + 2])
   end
 end
-return #KEYS
+return 1
 """
 )
 _REFUSED, _NEW = 0, 2

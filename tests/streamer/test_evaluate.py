@@ -96,6 +96,18 @@ def test_every_transition_and_answer_stands_in_the_ledger(monkeypatch: Any) -> N
     assert [evidence[name] for name in ("pane_end_ms", "window_end_ms")] == [request["pane_end_ms"]] * 2
 
 
+def test_a_request_by_hand_says_in_the_ledger_which_window_it_is_trained_on(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config()))
+    for pane in range(3):
+        log.flush(predictions(pane, 50))
+    log.command("request", "churn", reason="a new season")
+    player = played(log, monkeypatch)
+    (request,) = player.values("retrain-requests.v1")
+    (raised,) = [entry for entry in player.values("ledger.v1") if entry["state"] == "raised"]
+    told = {name: raised["detail"]["evidence"][name] for name in ("window_start_ms", "window_end_ms", "n_findings")}
+    assert told == {name: request[name] for name in ("window_start_ms", "window_end_ms")} | {"n_findings": 0}
+
+
 def test_a_command_for_an_unknown_model_is_refused(monkeypatch: Any) -> None:
     monkeypatch.setattr("streamer.evaluation.roster._CATALOG_S", 0.0)
     log = Log(catalog_of(config()))

@@ -11,7 +11,7 @@ _LEVEL = 1
 
 
 class _Contexts(threading.local):
-    """Made once a thread: for a record of some hundred bytes that takes five times as long as compressing it."""
+    """Made once a thread: for a record of some hundred bytes that takes longer than compressing it."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=_LEVEL)

@@ -82,6 +82,8 @@ def rebuild(settings: Settings, *, now_ms: int) -> Rebuilt:
         While an ingest is running: what it reads meanwhile would be counted without its other half.
     KafkaException, ReadError
         Kafka is unreachable, or a topic is missing.
+    StepFailed
+        The group's offsets are gone, and evaluate's position, which stands in for them, cannot be read.
     """
     group = f"{settings.namespace or 'driftloop'}-ingest"
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from streamer.cli.failures import CommandError
-from streamer.cli.present import Json, console, count, moment, plain_table, write_json
+from streamer.cli.present import Json, console, count, length, moment, plain_table, write_json
 from streamer.cli.surroundings import require_kafka, settings
 
 
@@ -34,13 +34,15 @@ def recount(as_json: Json = False) -> None:
     if report.equal:
         typer.echo("equal: the workers have exactly what the log says")
         return
-    table = plain_table("MODEL", "VERSION", "ORIGIN", "PANE (UTC)", "COUNT", "LOG", "WORKERS", right=("LOG", "WORKERS"))
+    names = ("MODEL", "VERSION", "ORIGIN", "PANE (UTC)", "LONG", "COUNT", "LOG", "WORKERS")
+    table = plain_table(*names, right=("LOG", "WORKERS"))
     for each in report.differences[:20]:
         table.add_row(
             escape(each.model),
             escape(each.version),
             each.origin,
             moment(each.pane_start_ms),
+            length(each.pane_ms),
             escape(f"{each.kind} {each.name}".strip()),
             _few(each.wanted),
             _few(each.got),

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 import numpy as np
 import redis
-from redis.cluster import RedisCluster
 
 from streamer.join.bulk import MAX_FIELDS, Call, Given, calls, is_blank, taken_apart
 from streamer.join.changes import JoinResult, Record, contribute, labelled_row
@@ -49,15 +48,13 @@ class JoinStore:
 
     Parameters
     ----------
-    client : Redis or Valkey with append-only file and `noeviction`; a cluster's client does too.
+    client : Redis or Valkey with append-only file and `noeviction`.
     buckets : how many hashes the records are spread over; fixed for a namespace.
     wait_aof : whether `barrier` waits for the disk. Without it a store's crash may lose its last second.
     hold_ms : how long a record is kept beyond its horizon: what is read late is joined as if it had been read in time.
     """
 
-    def __init__(
-        self, client: redis.Redis | RedisCluster, keys: Keys, *, buckets: int, wait_aof: bool, hold_ms: int
-    ) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, *, buckets: int, wait_aof: bool, hold_ms: int) -> None:
         self._records = RedisRecords(client, keys, wait_aof=wait_aof, hold_ms=hold_ms)
         self._buckets = buckets
         self._whole = False

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
-from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
 from streamer.join.records import EXPIRY_DIGITS, FIELD_BYTES, MAX_OF_A_KIND
@@ -98,7 +97,7 @@ class StoreNotDurable(Exception):  # noqa: N818 - it says what happened
 
 
 class RedisRecords:
-    """Records in Redis or Valkey (a single server or a cluster), one hash a bucket.
+    """Records in Redis or Valkey, one hash a bucket.
 
     Parameters
     ----------
@@ -108,19 +107,19 @@ class RedisRecords:
     hold_ms : how long a record is kept beyond its horizon.
     """
 
-    def __init__(self, client: redis.Redis | RedisCluster, keys: Keys, *, wait_aof: bool, hold_ms: int) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, *, wait_aof: bool, hold_ms: int) -> None:
         self._client = client
         self._keys = keys
         self._wait_aof = wait_aof
         self._hold_ms = hold_ms
-        self._scripts: dict[str, str] = {}
-        self._run_ids: dict[str, str] = {}
-        self._touched: dict[str, int] = {}
+        self._script = ""
+        # Which run of the store the batch began in, and a bucket of those it has touched.
+        self._run: str | None = None
+        self._touched: int | None = None
 
     def begin(self) -> None:
         """Begin a batch: forget what the last one touched."""
-        self._touched = {}
-        self._run_ids = {}
+        self._run = self._touched = None
 
     def append(self, calls: Sequence[tuple[int, bytes]], *, whole: bool) -> list[bytes]:
         """Append to records: a bucket and the argument of the script a call; return each call's answer.
@@ -138,8 +137,8 @@ class RedisRecords:
         StoreEmptied
             It is not whole.
         """
-        if not self._run_ids:
-            self._run_ids = {name: self._run_id(shard) for name, shard in self._shards().items()}
+        if self._run is None:
+            self._run = self._present_run()
             self._load()
         try:
             return self._append(calls, whole)
@@ -158,15 +157,11 @@ class RedisRecords:
         StoreNotDurable
             The disk did not confirm within ten seconds.
         """
-        if not self._touched:
+        if self._touched is None:
             return
-        shards = self._shards()
-        for name, bucket in self._touched.items():
-            if name not in shards:
-                raise StoreRestarted(f"join store: {name} has left the cluster since the batch began; read it again")
-            if self._wait_aof:
-                self._wait(shards[name], bucket)
-        self._check_run_ids()
+        if self._wait_aof:
+            self._wait(self._touched)
+        self._check_run()
 
     def lost(self, buckets: Sequence[int]) -> list[int]:
         """Return which of these buckets have lost what they held, or have never held anything."""
@@ -178,11 +173,11 @@ class RedisRecords:
     def mark_whole(self, buckets: Sequence[int]) -> None:
         """Say, for good, that these buckets hold all that they should."""
         self.begin()
-        self._run_ids = {name: self._run_id(shard) for name, shard in self._shards().items()}
+        self._run = self._present_run()
         pipeline = self._client.pipeline(transaction=False)
         for bucket in buckets:
             pipeline.hset(self._keys.join(bucket), WHOLE_FIELD, "1")
-            self._touched[self._shard_of(bucket)] = bucket
+            self._touched = bucket
         pipeline.execute()
         self.barrier()
         self.begin()
@@ -197,10 +192,10 @@ class RedisRecords:
         """Forget all that a bucket holds."""
         self._client.delete(self._keys.join(bucket))
 
-    def _wait(self, shard: redis.Redis, bucket: int) -> None:
+    def _wait(self, bucket: int) -> None:
         # WAITAOF covers the writes of its own connection. A batch read again writes nothing, and yet what it
         # was shown may not be on disk: a write after it, on the same connection, puts all of it before the wait.
-        pipeline = shard.pipeline(transaction=False)
+        pipeline = self._client.pipeline(transaction=False)
         pipeline.hset(self._keys.join(bucket), BARRIER_FIELD, "1")
         pipeline.waitaof(1, 0, BARRIER_TIMEOUT_MS)
         _, (local, _) = pipeline.execute()
@@ -210,52 +205,28 @@ class RedisRecords:
             )
 
     def _append(self, calls: Sequence[tuple[int, bytes]], whole: bool) -> list[bytes]:
-        pipelines: dict[str, tuple[Any, list[int]]] = {}
-        shards = self._shards()
-        for number, (bucket, blob) in enumerate(calls):
-            name = self._shard_of(bucket)
-            self._touched[name] = bucket
-            if name not in pipelines:
-                pipelines[name] = (shards[name].pipeline(transaction=False), [])
-            pipeline, sent = pipelines[name]
-            pipeline.evalsha(self._scripts[name], 1, self._keys.join(bucket), blob, int(whole), self._hold_ms)
-            sent.append(number)
-        answers = [b""] * len(calls)
-        for pipeline, sent in pipelines.values():
-            for number, answer in zip(sent, _answers(pipeline), strict=True):
-                answers[number] = answer
-        return answers
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket, blob in calls:
+            self._touched = bucket
+            pipeline.evalsha(self._script, 1, self._keys.join(bucket), blob, int(whole), self._hold_ms)
+        return _answers(pipeline)
 
     def _load(self) -> None:
         # A script of its own for each run: no other worker can have loaded it into a later one, where a
         # batch begun in this run would append its end without its lost beginning.
-        for name, shard in self._shards().items():
-            self._scripts[name] = shard.script_load(f"-- run {self._run_ids.get(name)}\n{APPEND}")
-        self._check_run_ids()
+        self._script = str(self._client.script_load(f"-- run {self._run}\n{APPEND}"))
+        self._check_run()
 
-    def _check_run_ids(self) -> None:
-        for name, shard in self._shards().items():
-            run_id = self._run_id(shard)
-            if run_id != self._run_ids.get(name):
-                raise StoreRestarted(
-                    f"join store: {name or 'the server'} is run {run_id}, the batch began with "
-                    f"{self._run_ids.get(name)}; read the batch again from its committed offsets"
-                )
+    def _check_run(self) -> None:
+        run = self._present_run()
+        if run != self._run:
+            raise StoreRestarted(
+                f"join store: the server is run {run}, the batch began with {self._run}; read the batch again from its "
+                f"committed offsets"
+            )
 
-    @staticmethod
-    def _run_id(shard: redis.Redis) -> str:
-        return str(shard.info("server")["run_id"])
-
-    def _shards(self) -> dict[str, redis.Redis]:
-        if isinstance(self._client, RedisCluster):
-            return {node.name: self._client.get_redis_connection(node) for node in self._client.get_primaries()}  # type: ignore[no-untyped-call]
-        return {"": self._client}
-
-    def _shard_of(self, bucket: int) -> str:
-        if isinstance(self._client, RedisCluster):
-            node = self._client.get_node_from_key(self._keys.join(bucket))  # type: ignore[no-untyped-call]
-            return str(node.name)
-        return ""
+    def _present_run(self) -> str:
+        return str(self._client.info("server")["run_id"])
 
 
 def _answers(pipeline: Any) -> list[bytes]:

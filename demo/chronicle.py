@@ -20,7 +20,8 @@ class Drifted(msgspec.Struct, kw_only=True):
 
     feature: str
     since_ms: int
-    psi: float | None
+    statistic: str
+    value: float | None
     threshold: float | None
 
 
@@ -112,11 +113,11 @@ class Chronicle:
                 continue
             known = self.tale.drifted.get(name)
             since_ms = known.since_ms if known else (drift.window_end_ms or drift.event_time_ms or 0)
-            self.tale.drifted[name] = Drifted(
-                feature=name, since_ms=since_ms, psi=drift.psi, threshold=drift.threshold_psi
-            )
+            statistic, value, threshold = _furthest_past(drift)
+            found = Drifted(feature=name, since_ms=since_ms, statistic=statistic, value=value, threshold=threshold)
+            self.tale.drifted[name] = found
             if known is None:
-                yield f"{name} drifts: {_psi(drift)}"
+                yield f"{name} drifts: {describe_drift(found)}"
 
     def _storm(self, view: ModelView) -> Iterator[str]:
         """Note the spells of weeks far below the baseline, and tell when one begins and when it is over."""
@@ -152,7 +153,7 @@ class Chronicle:
                 finding=finding,
                 run_id=request.run_id,
             )
-            self.tale.candidate, self.tale.steps, self.tale.ended = None, [], None
+            self.tale.candidate, self.tale.steps, self.tale.ended, self.tale.ended_ms = None, [], None, None
             yield f"a request for retraining ({request.kind}): {describe_finding(finding)}"
         self.tale.request.run_id = request.run_id
 
@@ -213,11 +214,18 @@ def describe_finding(finding: dict[str, Any]) -> str:
         before = f" against {baseline:.3f} at training" if baseline is not None else ""
         now = f"accuracy {baseline - finding['value']:.3f}" if baseline is not None else "accuracy"
         return f"{now}{before}: lost {finding['value']:.3f}, surely {max(finding['threshold'], 0):.3f}"
-    value, chance = f"{finding['value']:.2f}", f"{finding['threshold']:.2f}"
-    return f"{finding['subject']}: {finding['statistic']} {value}, chance explains {chance}"
+    return f"{finding['subject']}: {finding['statistic']} {finding['value']:.2f}, limit {finding['threshold']:.2f}"
 
 
-def _psi(drift: FeatureDrift) -> str:
-    if drift.psi is None or drift.threshold_psi is None:
-        return "past its threshold"
-    return f"PSI {drift.psi:.2f}, chance explains {drift.threshold_psi:.2f}"
+def describe_drift(drifted: Drifted) -> str:
+    """Say how far a feature has drifted, and past what: its limit, the larger of its floor and what chance explains."""
+    if drifted.value is None or drifted.threshold is None:
+        return "past its limit"
+    return f"{drifted.statistic} {drifted.value:.2f}, limit {drifted.threshold:.2f}"
+
+
+def _furthest_past(drift: FeatureDrift) -> tuple[str, float | None, float | None]:
+    """Return the statistic that lies furthest past its limit, its value and the limit: either may raise the alarm."""
+    both = [("PSI", drift.psi, drift.threshold_psi), ("KS", drift.ks, drift.threshold_ks)]
+    known = [(value / limit, name, value, limit) for name, value, limit in both if value is not None and limit]
+    return max(known)[1:] if known else both[0]

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from demo.chronicle import Candidate, Drifted, Request, Step, Storm, describe_finding
+from demo.chronicle import Candidate, Drifted, Request, Step, Storm, describe_drift, describe_finding
 from demo.flights import day_of
 
 
@@ -102,8 +102,7 @@ def _happened(summary: Summary) -> Table:
 def _rows(summary: Summary) -> Iterator[tuple[int, str, str]]:
     """Give (event time, what, evidence) of everything worth a line; of one time, in the order it happened."""
     for drift in summary.drifted:
-        psi = "" if drift.psi is None else f"PSI {drift.psi:.2f} by the request; chance explains {drift.threshold:.2f}"
-        yield drift.since_ms, f"{drift.feature} drifts", psi
+        yield drift.since_ms, f"{drift.feature} drifts", f"{describe_drift(drift)}, by the request"
     request = summary.request
     for storm in summary.storms:
         drop = "" if storm.drop is None else f"; drop over the policy's whole window {storm.drop:+.3f}"

@@ -16,10 +16,17 @@ def drifting(psi: float) -> dict[str, documents.FeatureDrift]:
 
 def test_a_feature_that_drifts_is_told_once_and_its_newest_value_kept() -> None:
     chronicle = Chronicle()
-    assert chronicle.observe(view(drift=drifting(0.5))) == ["temp drifts: PSI 0.50, chance explains 0.40"]
+    assert chronicle.observe(view(drift=drifting(0.5))) == ["temp drifts: PSI 0.50, limit 0.40"]
     assert chronicle.observe(view(drift=drifting(0.9))) == []
-    assert chronicle.tale.drifted["temp"].psi == 0.9
+    assert chronicle.tale.drifted["temp"].value == 0.9
     assert chronicle.tale.drifted["temp"].since_ms == T0
+
+
+def test_drift_is_told_by_the_statistic_that_is_furthest_past_its_limit() -> None:
+    by_ks = documents.FeatureDrift(psi=0.21, threshold_psi=0.22, ks=0.3, threshold_ks=0.2, alarm=True)
+    assert Chronicle().observe(view(drift={"@score": by_ks})) == ["@score drifts: KS 0.30, limit 0.20"]
+    unknown = documents.FeatureDrift(psi=0.21, alarm=True)
+    assert Chronicle().observe(view(drift={"@score": unknown})) == ["@score drifts: past its limit"]
 
 
 def test_drift_after_the_request_is_no_part_of_why_it_was_raised() -> None:
@@ -102,6 +109,13 @@ def test_each_step_keeps_its_own_newest_verdict_and_when_it_ran() -> None:
     assert high.ended_ms == T0 + 2 * DAY_MS
 
 
+def test_the_end_of_a_request_before_is_not_taken_for_the_end_of_the_next_ones_steps() -> None:
+    chronicle = Chronicle(Tale(ended="rolled_back", ended_ms=T0 - DAY_MS))
+    began = entry(1, "rollout", "step", event_ms=T0, step=0, percent=5.0)
+    chronicle.observe(view(request=request("canary"), canary=canary(0, "running"), timeline=[began]))
+    assert (chronicle.tale.ended, chronicle.tale.steps[0].ended_ms) == (None, None)
+
+
 def test_a_tale_read_back_is_gone_on_with_and_nothing_is_told_twice() -> None:
     chronicle = Chronicle()
     seen = view(drift=drifting(0.5), timeline=[entry(1, "alert", "quiet → suspected")])
@@ -111,7 +125,7 @@ def test_a_tale_read_back_is_gone_on_with_and_nothing_is_told_twice() -> None:
     assert again.tale == chronicle.tale
 
 
-def test_a_finding_of_drift_is_said_with_what_chance_explains() -> None:
+def test_a_finding_of_drift_is_said_with_its_limit() -> None:
     finding = {"subject": "temp", "statistic": "psi", "value": 0.52, "threshold": 0.4}
-    assert describe_finding(finding) == "temp: psi 0.52, chance explains 0.40"
+    assert describe_finding(finding) == "temp: psi 0.52, limit 0.40"
     assert describe_finding({}) == "no finding was recorded"

@@ -23,7 +23,7 @@ def tale(ended: str | None) -> Tale:
     finding = request().findings[0]
     verdict = Verdict(status="pass", delta=0.04, lower=0.01, upper=0.07, n_champion=900, n_challenger=100)
     return Tale(
-        drifted={"temp": Drifted(feature="temp", since_ms=T0 - DAY_MS, psi=0.5, threshold=0.4)},
+        drifted={"temp": Drifted(feature="temp", since_ms=T0 - DAY_MS, statistic="PSI", value=0.5, threshold=0.4)},
         storms=[
             Storm(began_ms=T0 - 60 * DAY_MS, end_ms=T0 - 50 * DAY_MS, accuracy=0.6, drop=0.01, over=True),
             Storm(began_ms=T0 - 9 * DAY_MS, end_ms=T0 - 3 * DAY_MS, accuracy=0.55, drop=0.03),

@@ -23,10 +23,6 @@ from streamer.settings import Settings
 AFTER_MS = 30 * DAY_MS
 # MLflow's pages are those of language models until somebody has switched them.
 _TRAINING_PAGES = "?workflowType=machine_learning"
-_OUTCOMES = {
-    "promoted": "The loop has closed: the new model serves.",
-    "rolled_back": "The canary rolled it back: the old champion serves everybody again.",
-}
 
 
 def summarize(bookmark: Bookmark, reason: str | None, *, seconds: dict[str, float]) -> Summary:
@@ -39,10 +35,9 @@ def summarize(bookmark: Bookmark, reason: str | None, *, seconds: dict[str, floa
     tale = bookmark.tale
     wanted = "rolled_back" if bookmark.sabotage else "promoted"
     promoted = tale.ended == "promoted" and tale.candidate is not None
-    ended = _OUTCOMES.get(tale.ended or "", f"the request ended: {tale.ended}: {tale.reason}")
     return Summary(
         closed=reason is None and tale.ended == wanted,
-        reason=reason or ended,
+        reason=reason or _outcome(tale),
         sabotage=bookmark.sabotage,
         champion_before=bookmark.champion,
         champion_after=tale.candidate.version if promoted and tale.candidate else bookmark.champion,
@@ -57,6 +52,14 @@ def summarize(bookmark: Bookmark, reason: str | None, *, seconds: dict[str, floa
         labels=bookmark.labels,
         seconds=seconds,
     )
+
+
+def _outcome(tale: Tale) -> str:
+    if tale.ended == "promoted":
+        return "The loop has closed: the new model serves."
+    if tale.ended == "rolled_back":
+        return f"Rolled back, the old champion serves everybody again: {tale.reason}"
+    return f"the request ended: {tale.ended}: {tale.reason}"
 
 
 def compare(

@@ -86,6 +86,13 @@ def test_a_request_that_ended_otherwise_is_told_with_its_reason() -> None:
     assert summarize(place("rejected"), None, seconds={}).reason == "the request ended: rejected: accuracy fell"
 
 
+def test_a_rollback_is_told_with_its_reason_which_may_be_a_person() -> None:
+    told = place("rolled_back")
+    told.tale.reason = "asked for by hand"
+    reason = summarize(told, None, seconds={}).reason
+    assert reason == "Rolled back, the old champion serves everybody again: asked for by hand"
+
+
 def test_the_table_tells_each_thing_with_its_evidence() -> None:
     summary = summarize(place("promoted"), None, seconds={"replay": 12.0})
     scores = Scores(version="1", accuracy=0.81, auc=0.7, log_loss=0.43)

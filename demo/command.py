@@ -18,6 +18,7 @@ from rich.console import Console
 from demo.report import Summary, render
 from demo.screen import Screen
 from demo.story import OtherStoryError, Story
+from streamer.local.stack import Stack
 
 # Where there is no terminal to measure: wide enough for the tables at the end.
 _PLAIN_WIDTH = 120
@@ -43,13 +44,16 @@ def command(
         except OtherStoryError as error:
             raise typer.BadParameter(str(error), param_hint="--sabotage") from error
         try:
-            with story.stack:
+            with story.stack, _naming_what_ended(story.stack, screen):
                 summary = story.run()
                 _show(summary, console, json=json)
                 if keep:
-                    _stay(screen, console, directory, story.model)
+                    _stay(screen, console, directory, story)
         except KeyboardInterrupt:
             screen.say("stopped; driftloop demo --keep goes on from here")
+            raise
+        except Exception:
+            screen.say(f"broken off; logs are under {directory / 'logs'}; driftloop demo --keep goes on from here")
             raise
     if not summary.closed:
         raise typer.Exit(1)
@@ -68,17 +72,28 @@ def _show(summary: Summary, console: Console, *, json: bool) -> None:
         console.print(render(summary), crop=False)
 
 
-def _stay(screen: Screen, console: Console, directory: Path, model: str) -> None:
+def _stay(screen: Screen, console: Console, directory: Path, story: Story) -> None:
     """Wait for Ctrl-C, or SIGTERM."""
     screen.rest()
     console.print(
         "\nThe stack stays up; Ctrl-C ends it. In another terminal, here:\n"
         "  driftloop watch                 what the worker sees\n"
-        f"  driftloop ledger {model}   how its request got where it is\n"
+        f"  driftloop ledger {story.model}   how its request got where it is\n"
         f"Logs are under {directory / 'logs'}."
     )
     with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        story.stack.wait(threading.Event(), lambda line: screen.say(f"{line}; Ctrl-C, then --keep starts it again"))
+
+
+@contextlib.contextmanager
+def _naming_what_ended(stack: Stack, screen: Screen) -> Iterator[None]:
+    """Name the server that went away before the error that comes of it is told as one of an address."""
+    try:
+        yield
+    except Exception:
+        for line in stack.ended():
+            screen.say(line, style="red")
+        raise
 
 
 @contextlib.contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from streamer.cli.failures import USAGE, CommandError
 from streamer.cli.present import console
@@ -83,7 +85,8 @@ def dev(
         )
         with stack:
             _introduce(stack.environment(), stack.root)
-            _until_asked_to_stop()
+            with _asked_to_stop() as asked:
+                stack.wait(asked, lambda line: screen.print(f"[red]{escape(line)}[/]; Ctrl-C, then this command again"))
             screen.print("stopping …")
     except StackError as error:
         raise CommandError(str(error)) from error
@@ -127,12 +130,13 @@ _TOLD = (
 )
 
 
-def _until_asked_to_stop() -> None:
-    """Wait for Ctrl-C or SIGTERM; both end the stack in good order."""
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Give the event that Ctrl-C and SIGTERM set meanwhile; both end the stack in good order."""
     asked = threading.Event()
     before = {each: signal.signal(each, lambda *_: asked.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        asked.wait()
+        yield asked
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -51,6 +51,7 @@ _STOP_ORDER = (("worker", "airflow"), ("mlflow",), ("kafka", "valkey", "postgres
 # Directories under the root that belong to a stack, and go with `keep=False`.
 _DIRECTORIES = (*PARTS, "logs")
 _STALE_GRACE_S = 5.0
+_LOOK_S = 1.0
 
 
 def silent(part: str, message: str) -> None:
@@ -141,6 +142,25 @@ class Stack:
         self.part(name).stop()
         self.part(name).start()
         self._write()
+
+    def ended(self) -> list[str]:
+        """Tell of each server that has ended by itself, a line each; a worker that ends is started again."""
+        servers = [self._made[name] for name in PARTS if name in self._made and name != "worker"]
+        return [
+            f"{child.identity.name} has ended by itself, with code {child.process.returncode}; its log is {child.log}"
+            for server in servers
+            for child in server.children
+            if not child.running
+        ]
+
+    def wait(self, asked: threading.Event, tell: Callable[[str], None]) -> None:
+        """Wait until asked to stop; meanwhile tell once of each server that ends by itself."""
+        told: set[str] = set()
+        while not asked.wait(_LOOK_S):
+            for line in self.ended():
+                if line not in told:
+                    told.add(line)
+                    tell(line)
 
     def start(self) -> None:
         """Start every part, those that do not depend on one another side by side, and wait until all are ready.

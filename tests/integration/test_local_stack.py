@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,6 +202,20 @@ def test_a_killed_part_comes_back_on_its_address_with_its_data(tmp_path: Path) -
         assert stack.settings == before
         assert client(before).get("kept") == b"yes"
         assert topics.ensure(before, ["labels"])[0].outcome == "made"
+
+
+def test_a_server_that_ends_by_itself_is_told_once_while_the_stack_waits(tmp_path: Path) -> None:
+    asked, told = threading.Event(), list[str]()
+
+    def tell(line: str) -> None:
+        told.append(line)
+        threading.Timer(1.5, asked.set).start()
+
+    with Stack(tmp_path, parts=VALKEY, settings=Settings()) as stack:
+        assert stack.ended() == []
+        stack.part("valkey").children[0].process.kill()
+        stack.wait(asked, tell)
+    assert told == [f"valkey has ended by itself, with code -9; its log is {tmp_path / 'logs' / 'valkey.log'}"]
 
 
 def test_a_worker_that_fails_is_started_again(tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ _STOP_S = 10.0
 _LEAVE_S = 20.0
 
 
+class WorkerFailedError(RuntimeError):
+    """A worker has ended by an error of its own; the message names that error."""
+
+
 class Worker:
     """One worker process: which stages it runs, and how they stand."""
 
@@ -299,6 +303,8 @@ def run(settings: Settings, role: Role = "all") -> int:
     ------
     TopicError
         Before anything runs, when a topic is missing or cannot be used.
+    WorkerFailedError
+        When a stage failed.
     """
     telemetry.configure_logging()
     for chatty in ("faust", "mode", "aiokafka", "streamer.process.control"):
@@ -315,5 +321,10 @@ def run(settings: Settings, role: Role = "all") -> int:
         code = end.code if isinstance(end.code, int) else 1
         if worker.refused is not None:
             raise kafka_access.Unreachable(f"the worker has ended: {worker.refused}") from worker.failure
-        return 1 if worker.failure is not None else code
+        if worker.failure is not None:
+            failure = f"{type(worker.failure).__name__}: {worker.failure}"
+            raise WorkerFailedError(
+                f"the worker has ended by {failure}; DRIFTLOOP_TRACEBACK=1 shows where"
+            ) from worker.failure
+        return code
     return 0

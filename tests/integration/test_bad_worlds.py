@@ -157,6 +157,7 @@ def test_offsets_lost_to_retention_and_a_topic_made_anew_are_told_and_the_worker
         remove(settings, "predictions")
         assert ended(worker) == 1
         assert "Unknown topic" in lines(worker, "stage_failed")[0]["reason"]
+        assert "Unknown topic" in worker.text().rstrip().rsplit("driftloop: the worker has ended by ", 1)[1]
         # By itself: nothing hung until the watchdog came.
         assert "Timeout (" not in worker.text()
         topics.ensure(settings, ["predictions"])

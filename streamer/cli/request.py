@@ -59,7 +59,9 @@ def split(
         return
     typer.echo(f"champion    {found.champion}  {100 - found.percent:g} %")
     if found.challenger:
-        typer.echo(f"challenger  {found.challenger}  {found.percent:g} %  step {found.step}  {found.rollout_id}")
+        # As the ledger counts them, from one; until the ramp is begun the challenger serves nobody.
+        step = f"step {found.step + 1}" if found.step >= 0 else "ramp not begun"
+        typer.echo(f"challenger  {found.challenger}  {found.percent:g} %  {step}  {found.rollout_id}")
     typer.echo(f"epoch {found.epoch}, since {moment(found.since_ms) if found.since_ms else NOTHING} UTC")
 
 

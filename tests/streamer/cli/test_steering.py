@@ -117,8 +117,10 @@ def test_the_first_champion_may_come_before_its_reference(
 def test_the_split_is_shown(run: Run, evaluate: Evaluate, split: redis.Redis) -> None:
     output = run("split", "churn").output
     assert "champion    1  90 %" in output
-    assert "challenger  2  10 %  step 1  canary-rq-1" in output
+    assert "challenger  2  10 %  step 2  canary-rq-1" in output
     assert json.loads(run("split", "churn", "--json").output)["epoch"] == 7
+    split.set(Keys().split("churn"), encode(msgspec.structs.replace(SPLIT, step=-1, percent=0.0)))
+    assert "challenger  2  0 %  ramp not begun  canary-rq-1" in run("split", "churn").output
     nobody = run("split", "other")
     assert (nobody.exit_code, "driftloop split other --champion VERSION" in nobody.stderr) == (1, True)
 

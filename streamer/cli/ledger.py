@@ -78,7 +78,7 @@ def _blocks(rows: list[Row]) -> Table:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for at, subject, what, actor, reason in rows:
-        grid.add_row(at, f"{escape(subject)}  {what}")
+        grid.add_row(f"{at} UTC", f"{escape(subject)}  {what}")
         grid.add_row("", f"[dim]by {escape(actor)}[/]{f': {escape(reason)}' if reason else ''}")
     return grid
 

@@ -62,5 +62,6 @@ def test_ids_are_whole_at_any_width(run: Run, monkeypatch: pytest.MonkeyPatch, w
     assert "rq-1" in output
     assert RUN in output
     assert ("WHEN (UTC)" in output) is (width == 200)
+    assert "UTC" in output
     [told] = json.loads(run("ledger", "churn", "--json").output)
     assert told["actor"] == RUN

@@ -18,6 +18,7 @@ from rich.console import Console
 from demo.report import Summary, render
 from demo.screen import Screen
 from demo.story import OtherStoryError, Story
+from streamer.cli.surroundings import commands_here
 from streamer.local.stack import Stack
 
 # Where there is no terminal to measure: wide enough for the tables at the end.
@@ -75,11 +76,17 @@ def _show(summary: Summary, console: Console, *, json: bool) -> None:
 def _stay(screen: Screen, console: Console, directory: Path, story: Story) -> None:
     """Wait for Ctrl-C, or SIGTERM."""
     screen.rest()
+    first = commands_here(
+        directory,
+        {
+            "driftloop watch": "what the worker sees",
+            f"driftloop ledger {story.model}": "how its request got where it is",
+        },
+    )
     console.print(
-        "\nThe stack stays up; Ctrl-C ends it. In another terminal, here:\n"
-        "  driftloop watch                 what the worker sees\n"
-        f"  driftloop ledger {story.model}   how its request got where it is\n"
-        f"Logs are under {directory / 'logs'}."
+        f"\nThe stack stays up; Ctrl-C ends it. In another terminal, here:\n{first}\n"
+        f"Logs are under {directory / 'logs'}.",
+        soft_wrap=True,
     )
     with contextlib.suppress(KeyboardInterrupt):
         story.stack.wait(threading.Event(), lambda line: screen.say(f"{line}; Ctrl-C, then --keep starts it again"))

@@ -322,7 +322,7 @@ def run(settings: Settings, role: Role = "all") -> int:
         if worker.refused is not None:
             raise kafka_access.Unreachable(f"the worker has ended: {worker.refused}") from worker.failure
         if worker.failure is not None:
-            failure = f"{type(worker.failure).__name__}: {worker.failure}"
+            failure = f"{type(worker.failure).__name__}: {worker.failure}".rstrip(".")
             raise WorkerFailedError(
                 f"the worker has ended by {failure}; DRIFTLOOP_TRACEBACK=1 shows where"
             ) from worker.failure

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,18 @@ PATIENCE_S = 5.0
 # How long Redis may take to connect and to answer before it is called unreachable.
 _SHORT = {"socket_connect_timeout": 3.0, "socket_timeout": 10.0}
 _ADDRESSES = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS__URL")
+
+
+def exports_command(directory: Path) -> str:
+    """Return what a shell runs, wherever it is, to reach the stack under a directory."""
+    return f'eval "$(driftloop dev --directory {shlex.quote(str(directory.resolve()))} --exports)"'
+
+
+def commands_here(directory: Path, commands: Mapping[str, str]) -> str:
+    """Return commands with what each is for, a line each, after what a stack in an unusual place wants first."""
+    found = [] if directory == STACK_DIRECTORY else [f"  {exports_command(directory)}"]
+    width = max(map(len, commands))
+    return "\n".join([*found, *(f"  {command:<{width}}   {purpose}" for command, purpose in commands.items())])
 
 
 def settings() -> Settings:

@@ -16,7 +16,13 @@ from rich.markup import escape
 
 from streamer.cli.failures import USAGE, CommandError
 from streamer.cli.present import console
-from streamer.cli.surroundings import require_kafka, require_redis_access, settings
+from streamer.cli.surroundings import (
+    commands_here,
+    exports_command,
+    require_kafka,
+    require_redis_access,
+    settings,
+)
 
 
 class Role(StrEnum):
@@ -84,7 +90,7 @@ def dev(
             progress=lambda part, said: screen.print(f"[dim]{part:>9}[/]  {said}"),
         )
         with stack:
-            _introduce(stack.environment(), stack.root)
+            _introduce(stack.environment(), directory)
             with _asked_to_stop() as asked:
                 stack.wait(asked, lambda line: screen.print(f"[red]{escape(line)}[/]; Ctrl-C, then this command again"))
             screen.print("stopping …")
@@ -92,16 +98,21 @@ def dev(
         raise CommandError(str(error)) from error
 
 
-def _introduce(environment: dict[str, str], root: Path) -> None:
+def _introduce(environment: dict[str, str], directory: Path) -> None:
     screen = console()
     screen.print("\n[bold green]driftloop is running.[/] Ctrl-C stops all of it.\n")
     _print_exports(environment)
+    first = commands_here(
+        directory, {"driftloop watch": "what the worker sees", "driftloop doctor": "whether all is well"}
+    )
     screen.print(
-        f"\nLogs are under {root / 'logs'}. In another terminal, here:\n"
-        "  driftloop watch      what the worker sees\n"
-        "  driftloop doctor     whether all is well\n"
+        f"\nLogs are under {(directory / 'logs').resolve()}. In another terminal, here:\n"
+        f"{first}\n"
         "Your own programs, and terminals elsewhere, need the variables above first:\n"
-        '  eval "$(driftloop dev --exports)"'
+        f"  {exports_command(directory)}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.cli.surroundings import settings, stack_environment
+from streamer.cli.surroundings import STACK_DIRECTORY, commands_here, exports_command, settings, stack_environment
 from streamer.local.processes import identify
 from streamer.local.record import Record
 
@@ -82,3 +82,10 @@ def test_a_file_without_addresses_leaves_them_to_the_stack(tmp_path: Path) -> No
     configured("internal_partitions = 8\n")
     found = settings()
     assert (found.internal_partitions, found.redis.url) == (8, "redis://127.0.0.1:2345/0")
+
+
+def test_a_stack_in_another_directory_is_found_by_the_commands_that_are_told(tmp_path: Path) -> None:
+    other = tmp_path / "a stack"
+    assert exports_command(other) == f"eval \"$(driftloop dev --directory '{other}' --exports)\""
+    assert commands_here(other, {"driftloop watch": "what"}).splitlines()[0].strip() == exports_command(other)
+    assert commands_here(STACK_DIRECTORY, {"driftloop watch": "what"}) == "  driftloop watch   what"

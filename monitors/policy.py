@@ -86,7 +86,8 @@ class AlertState:
     """Where a model's alert stands, in event time.
 
     `cooling_until_ms` stays after the cooldown: a late look at an older pane (performance matures long after
-    drift) is still before it and decides nothing.
+    drift) is still before it and decides nothing. A data fault that stands is `fault` while it blocks, and
+    `allowed_fault` while a person lets it pass.
     """
 
     phase: Phase = "quiet"
@@ -95,6 +96,7 @@ class AlertState:
     since_ms: int = 0
     cooling_until_ms: int | None = None
     fault: str | None = None
+    allowed_fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def look_alpha(policy: AlertPolicy, *, features: int, look_every_ms: int) -> flo
 
 
 def decide(
-    policy: AlertPolicy, state: AlertState, look: Look, *, request_open: bool
+    policy: AlertPolicy, state: AlertState, look: Look, *, request_open: bool, fault_allowed: bool = False
 ) -> tuple[AlertState, Decision | None]:
     """Move the alert on by one look.
 
@@ -142,6 +144,7 @@ def decide(
     state : as the last look, or `ended`, left it.
     look : looks come in pane order, drift and performance each in its own.
     request_open : whether the model has a request that has not ended.
+    fault_allowed : whether a person lets a fault pass now; see `under_leave`.
 
     Returns
     -------
@@ -151,12 +154,13 @@ def decide(
 
     Notes
     -----
-    A fault blocks: streaks stand still, and it is kept until a drift look finds it gone. (A person's leave to go
-    on is a state with `fault` None and looks without one.) A look without numbers leaves its streak as it is.
+    A fault blocks: streaks stand still, and it is kept until a drift look finds it gone, whoever allows it
+    meanwhile. A look without numbers leaves its streak as it is.
     """
     at_ms = look.pane_end_ms
-    fault = look.fault if look.fault is not None or look.drift is not None else state.fault
-    state = replace(state, fault=fault)
+    if look.fault is not None or look.drift is not None:
+        state = replace(state, fault=look.fault, allowed_fault=None)
+    state = under_leave(state, fault_allowed=fault_allowed)
     if request_open:
         return _calm(state, "raised", at_ms), None
     if state.phase == "raised":
@@ -166,7 +170,7 @@ def decide(
         return state, None
     if state.phase == "cooling":
         state = _calm(state, "quiet", at_ms)
-    if fault is not None:
+    if state.fault is not None:
         return state, None
     found: dict[Trigger, Finding] = {
         "performance": _performance_finding(policy, look.performance),
@@ -187,6 +191,14 @@ def decide(
         performance_streak=streaks["performance"],
         since_ms=state.since_ms if phase == state.phase else at_ms,
     ), None
+
+
+def under_leave(state: AlertState, *, fault_allowed: bool) -> AlertState:
+    """Let the fault that stands pass, or block again once nobody allows it any more."""
+    standing = state.allowed_fault if state.fault is None else state.fault
+    if fault_allowed:
+        return replace(state, fault=None, allowed_fault=standing)
+    return replace(state, fault=standing, allowed_fault=None)
 
 
 def ended(policy: AlertPolicy, state: AlertState, *, at_ms: int) -> AlertState:

@@ -10,7 +10,7 @@ import structlog
 
 from monitors import lifecycle
 from monitors.panes import Source
-from monitors.policy import Look, ended
+from monitors.policy import Look, ended, under_leave
 from streamer.catalog import Catalog, Model
 from streamer.evaluation import effects, looks
 from streamer.evaluation.model_record import FAULTS, ModelRecord, Watched
@@ -99,16 +99,14 @@ class Author:
             if profile is None or pane is None or pane.looked != "yes":
                 continue
             record.performance = looks.performance_look(model, profile, watched, version, end_ms)
-            look = Look(end_ms, None, record.performance, record.alert.fault)
+            look = Look(end_ms, None, record.performance, None)
             self._decide(shard, model, watched, version, look)
         record.mature_looked_ms = max(record.mature_looked_ms, done)
 
     def _decide(self, shard: Shard, model: Model, watched: Watched, version: str, look: Look) -> None:
         record = watched.record
         before = record.alert.phase
-        if _is_allowed(record, shard.position.now_ms) and look.fault is not None:
-            look = Look(look.pane_end_ms, look.drift, look.performance, None)
-        decision = looks.take(model, record, look)
+        decision = looks.take(model, record, look, fault_allowed=_is_allowed(record, shard.position.now_ms))
         if record.alert.phase != before:
             record.tell(shard.position.now_ms, "alert", f"{before} → {record.alert.phase}", look.pane_end_ms, {})
             log.info("alert", model=model.name, phase=record.alert.phase, was=before, pane_end_ms=look.pane_end_ms)
@@ -178,9 +176,9 @@ class Author:
             has_reference=self._catalog.reference(model.name, challenger) is not None,
             salt=command.subject,
         )
-        if command.kind == "allow" and answered.outcome == "accepted" and _is_allowed(record, now_ms):
-            # At once: looks at performance, and the retraining that was blocked, go by the fault kept here.
-            record.alert = effects.without_fault(record.alert)
+        if command.kind == "allow" and answered.outcome == "accepted":
+            # At once: the retraining that was blocked goes by the fault kept here.
+            record.alert = under_leave(record.alert, fault_allowed=_is_allowed(record, now_ms))
         self.effects.append(effects.answer_record(self._settings, shard.index, record, command, answered, now_ms))
         log.info("answered", model=model.name, kind=command.kind, outcome=answered.outcome, reason=answered.reason)
         if record.life.rollout is not had_rollout:
@@ -192,7 +190,7 @@ class Author:
         self.note(shard, watched, transitions)
 
     def expire(self, shard: Shard, now_ms: int) -> list[tuple[Watched, Exception]]:
-        """Fail what has stood too long, publish again a request that nobody has accepted, and page silent streams.
+        """Fail what has stood too long, ask again what nobody has accepted, end a leave, and page silent streams.
 
         Returns
         -------
@@ -210,10 +208,19 @@ class Author:
             try:
                 if heard_ms is not None:
                     self._watch_silence(model, watched, heard_ms)
+                self._hold_to_leave(shard, watched)
                 self._hold_to_deadlines(shard, model, watched, now_ms)
             except FAULTS as error:
                 failed.append((watched, error))
         return failed
+
+    @staticmethod
+    def _hold_to_leave(shard: Shard, watched: Watched) -> None:
+        """Let a data fault block again once the time a person allowed it for is over."""
+        record = watched.record
+        if record.alert.allowed_fault is not None and not _is_allowed(record, shard.position.now_ms):
+            record.alert = under_leave(record.alert, fault_allowed=False)
+            watched.changed, watched.shown = True, False
 
     def _hold_to_deadlines(self, shard: Shard, model: Model, watched: Watched, now_ms: int) -> None:
         if not lifecycle.is_open(watched.record.life):

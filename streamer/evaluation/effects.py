@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from monitors import lifecycle
-from monitors.policy import AlertState, Look
+from monitors.policy import Look
 from streamer.catalog import Model
 from streamer.counting.fold import UNVERSIONED
 from streamer.evaluation.model_record import ModelRecord, Watched
@@ -312,11 +312,6 @@ def subject_kind_of(command: Command) -> Literal["request", "rollout", "model"]:
     if command.kind in ("start_rollout", "set_step", "promote", "rollback"):
         return "rollout"
     return "model"
-
-
-def without_fault(alert: AlertState) -> AlertState:
-    """Return an alert state whose data fault a person has allowed."""
-    return replace(alert, fault=None)
 
 
 def _ledger(settings: Settings, partition: int, entry: LedgerEntry) -> Record:

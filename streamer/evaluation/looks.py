@@ -246,9 +246,15 @@ def _add(
     )
 
 
-def take(model: Model, record: ModelRecord, look: Look) -> Decision | None:
+def take(model: Model, record: ModelRecord, look: Look, *, fault_allowed: bool) -> Decision | None:
     """Put a look to the policy: the alert state moves on, and a decision may come of it."""
-    record.alert, decision = decide(policy_of(model.config), record.alert, look, request_open=is_open(record.life))
+    record.alert, decision = decide(
+        policy_of(model.config),
+        record.alert,
+        look,
+        request_open=is_open(record.life),
+        fault_allowed=fault_allowed,
+    )
     return decision
 
 

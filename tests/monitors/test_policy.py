@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitors.drift import FeatureDrift
-from monitors.policy import AlertPolicy, AlertState, Decision, Look, PerformanceLook, decide, ended, look_alpha
+from monitors.policy import (
+    AlertPolicy,
+    AlertState,
+    Decision,
+    Look,
+    PerformanceLook,
+    decide,
+    ended,
+    look_alpha,
+    under_leave,
+)
 
 PANE = 100
 POLICY = AlertPolicy(consecutive=3, clear_ratio=0.8, cooldown_ms=1_000, psi=0.1, ks=0.1, performance_drop=0.05)
@@ -114,6 +124,19 @@ def test_a_fault_blocks_streaks_and_decisions_until_a_drift_look_finds_it_gone()
     assert (state.performance_streak, state.fault, decisions) == (0, "x: missing_burst", [])
     state, decisions = run([drift(4, 0.3)], state)
     assert (state.fault, decisions) == (None, [Decision("drift", 4 * PANE)])
+
+
+def test_an_allowed_fault_blocks_nothing_and_is_kept_until_it_is_gone():
+    policy = replace(POLICY, consecutive=1, triggers=("performance",))
+    state, _ = run([drift(1, 0.3, fault="x: missing_burst")], policy=policy)
+    look = performance(2, 0.3)
+    allowed, decision = decide(policy, state, look, request_open=False, fault_allowed=True)
+    assert (allowed.fault, allowed.allowed_fault, decision) == (None, "x: missing_burst", Decision("performance", 200))
+    assert under_leave(allowed, fault_allowed=False).fault == "x: missing_burst"
+    blocked, decision = decide(policy, under_leave(state, fault_allowed=True), look, request_open=False)
+    assert (blocked.fault, blocked.allowed_fault, decision) == ("x: missing_burst", None, None)
+    gone, _ = decide(policy, allowed, drift(3, 0.0), request_open=False, fault_allowed=True)
+    assert (gone.fault, gone.allowed_fault) == (None, None)
 
 
 def test_while_a_request_is_open_nothing_is_counted():

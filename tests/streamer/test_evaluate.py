@@ -426,9 +426,45 @@ def test_a_data_fault_stands_until_a_person_allows_it(monkeypatch: Any) -> None:
     log.quiet(15)
     assert fault() is None, "after it"
     log.quiet(15)
+    fault()
+    player.tick()
+    assert "plan" in (fault() or ""), "once the time is over, before the next look"
+    log.command("allow", "churn", until_ms=log.now_ms + 25_000)
+    assert fault() is None
+    log.command("allow", "churn", until_ms=log.now_ms - 1)
+    assert fault() is not None, "taken back"
     log.flush(faulty(4))
     log.quiet(15)
     assert fault() is not None
+
+
+def test_an_allowed_fault_whose_time_is_over_blocks_looks_at_performance_before_the_next_at_drift(
+    monkeypatch: Any,
+) -> None:
+    policy = {"mode": "fixed", "triggers": ["performance"], "performance_window": "2m"}
+    model = config(policy=policy, window={"min_new_events": 1_600}, labels={"maturity": "1m"})
+    log = Log(catalog_of(model))
+
+    def flush(panes: range, *, right: bool) -> None:
+        for pane in panes:
+            events = faulty(pane)
+            log.flush(events, [contribution(event, bool(event.prediction) is right) for event in events])
+
+    flush(range(9), right=True)
+    log.command("allow", "churn", until_ms=log.now_ms + 100)
+    flush(range(9, 14), right=False)
+    player = played(log, monkeypatch)
+    record = player.evaluate._shards[0].models["churn"].record
+    assert record.events_since_look == 5 * 200, "drift was not looked at again"
+    assert record.performance is not None
+    assert record.performance.alarm
+    assert record.alert.fault is not None
+    assert player.values("retrain-requests.v1") == []
+    log.command("allow", "churn", until_ms=log.now_ms + 60_000)
+    flush(range(14, 16), right=False)
+    player.play()
+    player.commit()
+    assert [request["kind"] for request in player.values("retrain-requests.v1")] == ["performance"]
 
 
 def test_state_and_group_must_agree_on_what_is_applied(monkeypatch: Any) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 from confluent_kafka import Message
-from numpy.typing import NDArray
 
+from streamer.audit.comparable import Spans, same_length
 from streamer.audit.tally import Place, Tally
 from streamer.catalog import Catalog, Model
 from streamer.decode import Event, Kind, decode
 from streamer.decoding.singles import Single, singles
-from streamer.evaluation.evaluate_state import Ends, PaneCounts, read_committed
+from streamer.evaluation.evaluate_state import CountKey, Ends, PaneCounts, read_committed
 from streamer.events import FeatureLog, Label
 from streamer.kafka.partitioning import partition_of
 from streamer.kafka.reader import newest_by_key, read_to_end
@@ -47,11 +47,15 @@ class Recount:
     refused: int = 0
     whole: bool = True
 
+    def is_kept(self, key: CountKey) -> bool:
+        """Tell whether workers must still have what began then."""
+        return key.pane_start_ms >= self.floors.get(key.model, 0)
+
 
 class Difference(msgspec.Struct, kw_only=True, frozen=True):
     """A count that is not what it should be; `wanted` is the log's, `got` the worker's, both as far as they differ.
 
-    The log is counted in panes of the model's present width; workers keep those of a former one as they were.
+    `pane_ms` is how long the pane is; where panes of a former `time.pane` are compared, the span (see `Spans`).
     """
 
     model: str
@@ -66,10 +70,19 @@ class Difference(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Report(msgspec.Struct, kw_only=True, frozen=True):
-    """The outcome of `run`: `differences` holds the first hundred of `n_differences`."""
+    """The outcome of `run`.
+
+    Attributes
+    ----------
+    compared : counts, of which `spanned` are of spans that hold panes of a former `time.pane`, too.
+    left_out : counts of panes in such spans that begin before what workers keep.
+    differences : the first hundred of `n_differences`.
+    """
 
     equal: bool
     compared: int
+    spanned: int
+    left_out: int
     events: int
     labels: int
     refused: int
@@ -88,11 +101,20 @@ def run(settings: Settings) -> Report:
     """
     catalog = read_catalog(settings)
     committed = read_committed(settings, catalog)
-    counted = recount(settings, catalog, committed.ends)
-    differences = compare(counted, committed.panes)
+    return report(recount(settings, catalog, committed.ends), committed.panes)
+
+
+def report(counted: Recount, worker: PaneCounts) -> Report:
+    """Return the outcome of holding a worker's counts against the log's."""
+    differences = compare(counted, worker)
+    keys = counted.panes.keys() | worker.keys()
+    spans = Spans(keys)
+    compared = {key for key in keys if counted.is_kept(spans.key(key))}
     return Report(
         equal=not differences,
-        compared=len(counted.panes.keys() | committed.panes.keys()),
+        compared=len({spans.key(key) for key in compared}),
+        spanned=len({spans.key(key) for key in compared if key in spans}),
+        left_out=sum(counted.is_kept(key) for key in keys - compared),
         events=counted.events,
         labels=counted.labels,
         refused=counted.refused,
@@ -217,27 +239,20 @@ def _is_number(value: Any) -> bool:
 def compare(counted: Recount, worker: PaneCounts) -> list[Difference]:
     """Return where a worker's counts are not the log's; what one side does not have is zero.
 
-    Panes that begin below their model's floor are passed over: workers forget them.
+    The log is counted in panes of the model's present width; workers keep those of a former one as they were. Where
+    both are, what all of a span's hold together is compared. Panes and spans that begin below their model's floor
+    are passed over: workers forget them.
     """
+    spans = Spans(counted.panes.keys() | worker.keys())
+    truth, counts = spans.add_up(counted.panes), spans.add_up(worker)
     differences = []
-    for key in sorted(counted.panes.keys() | worker.keys()):
-        if key.pane_start_ms < counted.floors.get(key.model, 0):
+    for key in sorted(truth.keys() | counts.keys()):
+        if not counted.is_kept(key):
             continue
-        wanted, got = _same_length(counted.panes.get(key), worker.get(key))
+        wanted, got = same_length(truth.get(key), counts.get(key))
         slack = TOLERANCE * max(1.0, float(np.abs(wanted).max())) if wanted.dtype.kind == "f" else 0
         if (np.abs(wanted - got) > slack).any():
             differences.append(
                 Difference(**key._asdict(), wanted=wanted.astype(float).tolist(), got=got.astype(float).tolist())
             )
     return differences
-
-
-def _same_length(first: NDArray[Any] | None, second: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    given = [array for array in (first, second) if array is not None]
-    size = max(len(array) for array in given)
-    padded = []
-    for array in (first, second):
-        whole = np.zeros(size, dtype=given[0].dtype if array is None else array.dtype)
-        whole[: 0 if array is None else len(array)] = 0 if array is None else array
-        padded.append(whole)
-    return padded[0], padded[1]

@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 
 def recount(as_json: Json = False) -> None:
-    """Count every event of the log again and hold it against the workers' counts, which may go on meanwhile."""
+    """Count every event of the log again and hold it against the workers' counts, which may go on meanwhile.
+
+    Where a model's time.pane was changed, counts of the former panes and the present ones are compared by their sums.
+    """
     from streamer.audit import recount as counting
 
     configured = settings()
@@ -31,6 +34,12 @@ def recount(as_json: Json = False) -> None:
         f"{count(report.events)} events and {count(report.labels)} labels of the log counted again, "
         f"{count(report.refused)} refused; {count(report.compared)} counts compared"
     )
+    if report.spanned or report.left_out:
+        left_out = f"; {count(report.left_out)} left out, their span begins before what workers keep"
+        typer.echo(
+            f"time.pane was changed: {count(report.spanned)} of these are sums over spans that hold panes of both "
+            f"widths{left_out if report.left_out else ''}"
+        )
     if report.equal:
         typer.echo("equal: the workers have exactly what the log says")
         return

@@ -12,7 +12,7 @@ import pytest
 
 from monitors.profile import PerformanceBaseline, build_profile
 from monitors.sketch import HistogramSketch
-from streamer.audit.recount import Recount, compare
+from streamer.audit.recount import Recount, compare, report
 from streamer.audit.tally import Place, Tally
 from streamer.catalog import Catalog
 from streamer.decode import Kind, decode
@@ -231,8 +231,8 @@ def random_log(random: Random, task: str, mode: str) -> Log:
     return log
 
 
-def ingested(catalog: Catalog, log: Log, random: Random) -> PaneCounts:
-    """Feed a log to ingest in batches of any size, and add up what it sends."""
+def ingested(catalog: Catalog, log: Log, random: Random, changed: bytes | None = None) -> PaneCounts:
+    """Feed a log to ingest in batches of any size, and add up what it sends; by and by its model is `changed`."""
     store = JoinStore(None, Keys(), buckets=4, wait_aof=False, hold_ms=0)  # type: ignore[arg-type]
     store._records = MemoryRecords()  # type: ignore[assignment]
     names = {f"{kind}.v1": kind for kind in KINDS}
@@ -252,6 +252,9 @@ def ingested(catalog: Catalog, log: Log, random: Random) -> PaneCounts:
             offsets = list(range(start, at[partition]))
             n = len(values)
             ingest.fold(Batch(partition, start, at[partition], True, T0, offsets, [T0] * n, [b""] * n, values))
+        if changed is not None and random.random() < 0.2:
+            catalog.put_model("churn", changed)
+            changed = None
         if not left or random.random() < 0.3:
             ingest.prepare()
             records = list(ingest.results(dict(at)))
@@ -294,6 +297,24 @@ def test_ingest_counts_any_log_as_the_recount_does(task: str, mode: str) -> None
         assert compare(truth, ingested(catalog, log, random)) == [], f"seed {seed}"
 
 
+@pytest.mark.parametrize("pane", ["7m", "20s", "90s"])
+@pytest.mark.parametrize("mode", ["join", "context"])
+def test_a_change_of_the_panes_width_midway_is_no_difference(mode: str, pane: str) -> None:
+    mixed = 0
+    for seed in range(20):
+        random, catalog = Random(f"{mode}{pane}{seed}"), catalog_for("binary", mode)
+        log = random_log(random, "binary", mode)
+        model = catalog.model("churn")
+        assert model is not None
+        changed = msgspec.json.decode(model.config.to_json())
+        changed["time"]["pane"] = pane
+        counts = ingested(catalog, log, random, msgspec.json.encode(changed))
+        told = report(Recount(panes=tallied(catalog, log).panes()), counts)
+        assert told.differences == [], f"seed {seed}"
+        mixed += told.spanned > 0
+    assert mixed > 5
+
+
 KEY = CountKey("churn", "1", "live", PANE, T0, "cells", "age")
 
 
@@ -304,10 +325,36 @@ def test_what_one_side_does_not_have_is_zero() -> None:
     assert compare(Recount(panes={KEY: np.array([1, 2, 0])}), {KEY: np.array([1, 2])}) == []
 
 
-def test_panes_of_two_widths_that_begin_together_are_two() -> None:
-    wide = KEY._replace(pane_ms=5 * PANE)
-    (found,) = compare(Recount(panes={KEY: np.array([1])}), {KEY: np.array([1]), wide: np.array([7])})
-    assert (found.pane_ms, found.wanted, found.got) == (5 * PANE, [0.0], [7.0])
+def test_panes_of_a_former_width_are_compared_with_all_of_their_span() -> None:
+    old, other = KEY._replace(pane_ms=2 * PANE), KEY._replace(model="other")
+    truth = {KEY._replace(pane_start_ms=T0 + number * PANE): np.array([1, number]) for number in range(8)}
+    truth[other] = np.array([4])
+    span = T0 - T0 % (6 * PANE)
+    assert span + 6 * PANE < T0 + 7 * PANE, "the last pane is in a span without a former one"
+    start = (T0 + PANE) - (T0 + PANE) % (2 * PANE)
+    in_old = {key for key in truth if key.model == "churn" and start <= key.pane_start_ms < start + 2 * PANE}
+    kept = {key: counts for key, counts in truth.items() if key not in in_old}
+    kept[old._replace(pane_start_ms=start)] = np.array([len(in_old), sum(int(truth[key][1]) for key in in_old)])
+    assert compare(Recount(panes=truth), kept) == []
+    kept[old._replace(pane_start_ms=start)] += 1
+    (found,) = compare(Recount(panes=truth), kept)
+    assert (found.pane_ms, found.pane_start_ms) == (2 * PANE, start)
+    assert (np.array(found.got) - found.wanted).tolist() == [1, 1]
+
+
+def test_panes_of_widths_that_do_not_divide_each_other_are_compared_where_both_begin() -> None:
+    start = T0 // (6 * PANE) * 6 * PANE
+    wide = KEY._replace(pane_ms=3 * PANE, pane_start_ms=start)
+    narrow = KEY._replace(pane_ms=2 * PANE, pane_start_ms=start + 4 * PANE)
+    truth = Recount(panes={narrow: np.array([5]), narrow._replace(pane_start_ms=start): np.array([2])})
+    assert compare(truth, {wide: np.array([2]), narrow: np.array([5])}) == []
+    (found,) = compare(truth, {wide: np.array([2]), narrow: np.array([4])})
+    assert (found.pane_ms, found.pane_start_ms, found.wanted, found.got) == (6 * PANE, start, [7.0], [6.0])
+    assert (report(truth, {wide: np.array([7])}).compared, report(truth, {wide: np.array([7])}).spanned) == (1, 1)
+    truth.floors["churn"] = start + 1
+    told = report(truth, {wide: np.array([1])})
+    assert told.equal, "what workers have forgotten part of is passed over"
+    assert (told.compared, told.spanned, told.left_out) == (0, 0, 1)
 
 
 def test_a_difference_says_where_and_what_was_wanted_and_got() -> None:

@@ -27,7 +27,7 @@ from streamer.join.gap import Gap
 from streamer.join.labels import JoinStore
 from streamer.kafka import clients as kafka_clients
 from streamer.kafka.offsets import committed_offsets, patiently
-from streamer.kafka.reader import read_to_end
+from streamer.kafka.reader import first_offsets, read_to_end
 from streamer.kafka.topics import topic_ids
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -233,7 +233,9 @@ def _batches(
     """Yield what ingest has accepted, some thousands of events of one partition at a time, in log order."""
     topic = settings.topic(kind)
     gathered: dict[int, tuple[list[Any], list[int], list[int], list[int]]] = {}
-    for message in read_to_end(settings, topic, sorted(ends)) if ends else ():
+    # A partition that its topic no longer has: `_whole_since` counts it as lost.
+    there = sorted(ends.keys() & first_offsets(settings, topic).keys())
+    for message in read_to_end(settings, topic, there) if there else ():
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or offset >= ends[partition]:
             continue

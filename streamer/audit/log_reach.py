@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamer.kafka.reader import offsets_at, read_ranges
+from streamer.kafka.reader import first_offsets, offsets_at, read_ranges
 from streamer.settings import Settings
 
 
@@ -14,18 +14,20 @@ def whole_since(settings: Settings, topic: str, ends: Mapping[int, int], *, want
     Parameters
     ----------
     topic : the full name, namespace included.
-    ends : partition → how far it is to be read; 0 where nothing is wanted of it.
+    ends : partition → how far it is to be read; 0 where nothing is wanted of it. Of a partition that the topic no
+        longer has, all is missing.
 
     Raises
     ------
     KafkaException, ReadError
         Kafka is unreachable, or the topic is missing.
     """
-    first, wanted = offsets_at(settings, topic, 0), offsets_at(settings, topic, wanted_ms)
-    ends = {partition: end for partition, end in ends.items() if end > 0}
-    # Offset 0 is the first there ever was. Of a partition that is empty by now, all is gone.
-    young = {partition: first[partition] for partition in ends if first[partition] == wanted[partition] > 0}
-    since = [now_ms for partition in ends if first[partition] < 0]
+    low = first_offsets(settings, topic)
+    oldest, wanted = offsets_at(settings, topic, 0), offsets_at(settings, topic, wanted_ms)
+    # Offset 0 is the first there ever was: a partition that begins there has lost nothing, even if it is empty.
+    cut = [partition for partition, end in ends.items() if end > 0 and low.get(partition, end) > 0]
+    since = [now_ms for partition in cut if oldest.get(partition, -1) < 0]
+    young = {partition: oldest[partition] for partition in cut if oldest.get(partition, -1) == wanted.get(partition)}
     for message in read_ranges(settings, topic, {partition: (at, at + 1) for partition, at in young.items()}):
         since.append(message.timestamp()[1])
     return max(since, default=None)

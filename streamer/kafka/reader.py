@@ -129,6 +129,11 @@ def newest_by_key(settings: Settings, topic: str, partitions: Iterable[int] | No
     return {key: value for key, value in values.items() if value is not None}
 
 
+def first_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """Return the first offset that each partition still has; of one that retention has emptied, its end."""
+    return _offsets(settings, _places(settings, topic, None), OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+
 def offsets_at(settings: Settings, topic: str, at_ms: int | None) -> dict[int, int]:
     """Return each partition's first offset appended at that time or later, −1 where there is none; None: its end."""
     which = OffsetSpec.latest() if at_ms is None else OffsetSpec.for_timestamp(at_ms)  # type: ignore[no-untyped-call]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
 
-from streamer.audit.log_reach import whole_since
 from streamer.kafka.reader import ReadError, newest_by_key, newest_records, read_ranges, read_to_end
 from streamer.settings import Settings
 
@@ -26,30 +24,6 @@ def test_a_range_is_read_from_its_first_offset_to_the_one_before_its_end(setting
     assert producer.flush(10) == 0
     found = read_ranges(settings, topic, {0: (3, 5), 1: (19, 20), 2: (0, 0), 3: (7, 7)}, timeout_s=5)
     assert sorted((message.partition(), message.offset()) for message in found) == [(0, 3), (0, 4), (1, 19)]
-
-
-def test_a_log_that_retention_has_cut_tells_since_when_it_is_whole(settings: Settings) -> None:
-    topic, now_ms = settings.topic("predictions"), 2**41
-    producer, admin = Producer({**settings.kafka.properties()}), AdminClient({**settings.kafka.properties()})
-    for number in range(6):
-        producer.produce(topic, b"%d" % number, partition=number % 2)
-        producer.flush(10)
-
-    def since(wanted_ms: int, *ends: int) -> int | None:
-        return whole_since(settings, topic, dict(enumerate(ends)), wanted_ms=wanted_ms, now_ms=now_ms)
-
-    def cut(partition: int, offset: int) -> None:
-        for future in admin.delete_records([TopicPartition(topic, partition, offset)]).values():
-            future.result()
-
-    (at_ms,) = (message.timestamp()[1] for message in read_ranges(settings, topic, {0: (2, 3)}))
-    assert since(0, 3, 3, 0) is None
-    cut(0, 2)
-    assert since(0, 3, 3) == at_ms
-    assert since(0, 0, 3) is None, "nothing is wanted of what was cut"
-    assert since(at_ms + 1, 3, 3) is None, "nothing that old is wanted"
-    cut(1, 3)
-    assert since(0, 3, 3) == now_ms
 
 
 def test_an_empty_topic_is_read_at_once(settings: Settings) -> None:

@@ -31,6 +31,12 @@ _LITTLE, _HARDLY_ANY = 0.10, 0.02
 _HOUR_MS = 3_600_000
 # As many of the newest dead letters are looked into.
 _LOOKED_INTO = 500
+# What a stage writes whenever it commits offsets, and where it goes on without them.
+_WRITES = {"ingest": "partials", "evaluate": "state"}
+_GOES_ON = {
+    "ingest": "ingest goes on where evaluate's state, and the partials it has not read, say that counting stood",
+    "evaluate": "evaluate goes on at the offsets its own state names",
+}
 
 Place = tuple[str, int]
 
@@ -71,12 +77,14 @@ def judge_room(brokers: Iterable[Mapping[str, Any]]) -> Check:
 def offsets(settings: Settings) -> Check:
     """Hold the offsets the workers have committed against what the log still has."""
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
-    groups = [_group(settings, stage) for stage in ("ingest", "evaluate")]
-    committed = {place: offset for group in groups for place, offset in _committed(admin, group).items()}
-    if not committed and _has_state(settings, admin):
-        found = "Kafka has let the workers' offsets expire; they go on where evaluate's state says that they stood"
-        return Check("offsets", "warning", found, "driftloop worker, before retention overtakes that too")
-    if not committed:
+    by_stage = {stage: _committed(admin, _group(settings, stage)) for stage in _WRITES}
+    committed = {place: offset for found in by_stage.values() for place, offset in found.items()}
+    expired = [
+        f"Kafka has let {stage}'s offsets expire: {_GOES_ON[stage]}"
+        for stage, found in by_stage.items()
+        if not found and _was_written(settings, admin, _WRITES[stage])
+    ]
+    if not committed and not expired:
         return Check("offsets", "ok", "no worker has read anything yet")
     existing = admin.list_topics(timeout=_TIMEOUT_S).topics
     gone = sorted({topic for topic, number in committed if number not in _partitions(existing, topic)})
@@ -97,7 +105,10 @@ def offsets(settings: Settings) -> Check:
     missing = [f"{topic}: read by the workers, and not there" for topic in gone]
     if lost or beyond or missing:
         remedy = "docs/how-to/when-things-go-wrong.md; workers go on from what there is and count what is lost"
-        return Check("offsets", "failed", "; ".join([*missing, *lost, *beyond]), remedy)
+        return Check("offsets", "failed", "; ".join([*missing, *lost, *beyond, *expired]), remedy)
+    if expired:
+        remedy = "start it (driftloop worker) before retention overtakes that, too"
+        return Check("offsets", "warning", "; ".join(expired), remedy)
     unread = sum(end[place] - committed[place] for place in places)
     return Check("offsets", "ok", f"every committed offset is in the log, {unread:,} messages unread")
 
@@ -105,12 +116,13 @@ def offsets(settings: Settings) -> Check:
 def ingest_has_read(settings: Settings) -> bool:
     """Tell whether an ingest of this namespace has ever committed what it had read."""
     admin = AdminClient({**kafka_clients.admin_config(settings), "log_level": 0})
-    return bool(_committed(admin, _group(settings, "ingest"))) or _has_state(settings, admin)
+    committed = _committed(admin, _group(settings, "ingest"))
+    return bool(committed) or _was_written(settings, admin, _WRITES["ingest"])
 
 
-def _has_state(settings: Settings, admin: AdminClient) -> bool:
-    """Tell whether evaluate has ever kept anything."""
-    topic = settings.topic("state")
+def _was_written(settings: Settings, admin: AdminClient, name: str) -> bool:
+    """Tell whether a topic has ever had a record, whether or not it still has."""
+    topic = settings.topic(name)
     asked = [
         TopicPartition(topic, number) for number in _partitions(admin.list_topics(timeout=_TIMEOUT_S).topics, topic)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 from confluent_kafka.admin import AdminClient
 
 from streamer.audit import recount
@@ -33,9 +33,17 @@ def test_what_was_counted_before_the_offsets_expired_counts_once(settings: Setti
         wait_for(lambda: committed(settings), lambda messages: messages == 2 * sent, 60)
     finally:
         worker.kill()
-    let_expire(settings, "ingest")
+    assert log_checks.offsets(settings).status == "ok"
     let_expire(settings, "evaluate")
-    assert log_checks.offsets(settings).status == "warning"
+    check = log_checks.offsets(settings)
+    evaluate = "Kafka has let evaluate's offsets expire: evaluate goes on at the offsets its own state names"
+    assert (check.status, check.found) == ("warning", evaluate)
+    let_expire(settings, "ingest")
+    check = log_checks.offsets(settings)
+    ingest, both = check.found.removesuffix(f"; {evaluate}"), check.found
+    assert check.status == "warning"
+    assert ingest.startswith("Kafka has let ingest's offsets expire: ingest goes on where evaluate's state")
+    assert both == f"{ingest}; {evaluate}"
     assert log_checks.ingest_has_read(settings)
     worker = WorkerProcess(settings)
     try:
@@ -43,8 +51,20 @@ def test_what_was_counted_before_the_offsets_expired_counts_once(settings: Setti
         report = wait_for(lambda: recount.run(settings), lambda found: found.labels == sent, 60)
     finally:
         worker.kill()
+    assert log_checks.offsets(settings).status == "ok"
+    let_expire(settings, "ingest")
+    assert (log_checks.offsets(settings).status, log_checks.offsets(settings).found) == ("warning", ingest)
     assert report.differences == []
     told = worker.text()
     assert "offset_expired" in told
     assert "overlap" not in told
     assert "lost_range" not in told
+
+
+def test_an_ingest_that_never_ran_has_no_offsets_to_expire(settings: Settings) -> None:
+    assert log_checks.offsets(settings).found == "no worker has read anything yet"
+    producer = Producer({**settings.kafka.properties()})
+    producer.produce(settings.topic("state"), b"{}", b"position")
+    assert producer.flush(10) == 0
+    assert "ingest" not in log_checks.offsets(settings).found
+    assert not log_checks.ingest_has_read(settings)

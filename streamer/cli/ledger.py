@@ -84,27 +84,36 @@ def _blocks(rows: list[Row]) -> Table:
 
 
 def why(entry: LedgerEntry) -> str:
-    """Return the reason an entry gives; where nobody gave one, what its detail says of it."""
+    """Return the reason an entry gives; where nobody gave one, what its detail says of it.
+
+    A command's evidence may be anything: of what is not as a DAG or evaluate sends it, nothing is said.
+    """
     if entry.reason or not entry.state:
         return entry.reason
-    detail, evidence = entry.detail, entry.detail.get("evidence") or {}
+    detail, evidence = entry.detail, entry.detail.get("evidence")
+    if not isinstance(evidence, dict):
+        evidence = {}
+    rows, gates = evidence.get("rows"), evidence.get("gates")
     said = [
         f"{detail['kind']} of version {detail.get('version', '?')}" if "kind" in detail else "",
         _strongest(evidence.get("findings")) if entry.state == "raised" else "",
         f"{evidence['winner']} is version {detail.get('version', '?')}" if "winner" in evidence else "",
-        f"{evidence['rows']:,} rows" if "rows" in evidence else "",
-        f"passed {len(evidence['gates'])} gates" if entry.state == "validated" and evidence.get("gates") else "",
+        f"{count(rows)} rows" if isinstance(rows, int | float) else "",
+        f"passed {len(gates)} gates" if entry.state == "validated" and gates and isinstance(gates, dict) else "",
         f"step {detail['step'] + 1} of its ramp" if entry.subject_kind == "rollout" and "step" in detail else "",
         f"until {moment(detail['until_ms'])} UTC" if "until_ms" in detail else "",
     ]
     return ", ".join(part for part in said if part)
 
 
-def _strongest(findings: list[Any] | None) -> str:
+def _strongest(findings: Any) -> str:
     """Return what a request was raised for above all, and of how much data that was found."""
-    if not findings:
+    if not findings or not isinstance(findings, list):
         return ""
-    finding = msgspec.convert(findings[0], Finding)
+    try:
+        finding = msgspec.convert(findings[0], Finding)
+    except msgspec.ValidationError:
+        return ""
     sure = "" if finding.p_value is None else f"p {finding.p_value:.2g}, "
     found = f"{finding.subject}: {finding.statistic} {number(finding.value)}, limit {number(finding.limit)}"
     return f"{found} ({sure}{count(finding.n_current)} events)"

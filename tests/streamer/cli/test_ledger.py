@@ -51,6 +51,26 @@ def test_why_is_what_was_said_else_what_the_detail_holds(written: LedgerEntry, t
     assert why(written) == told
 
 
+ODD: list[Any] = [
+    None, "seen by eye", 7, ["age"], {"findings": None}, {"findings": []}, {"findings": "age"}, {"findings": {"a": 1}},
+    {"findings": [None]}, {"findings": [{"subject": "age"}]}, {"findings": [FINDING | {"value": None}]}, {"rows": None},
+    {"rows": "many"}, {"gates": 3}, {"gates": [1]}, {"gates": {}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", ["raised", "validated", "rejected"])
+@pytest.mark.parametrize("evidence", ODD, ids=str)
+def test_of_evidence_that_is_none_nothing_is_said(state: str, evidence: Any) -> None:
+    assert why(entry(state, detail={"kind": "manual", "version": "1", "evidence": evidence})) == "manual of version 1"
+
+
+def test_odd_evidence_does_not_hide_the_rest_of_it() -> None:
+    detail = {"version": "2", "evidence": {"winner": "logistic", "rows": 12.0, "gates": "all"}}
+    assert why(entry("validated", detail=detail)) == "logistic is version 2, 12 rows"
+    raised = entry("raised", detail={"evidence": {"findings": [FINDING, "and more"]}})
+    assert why(raised) == "age: psi 0.310, limit 0.100 (p 1e-09, 300 events)"
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_ids_are_whole_at_any_width(run: Run, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     message = SimpleNamespace(value=lambda: encode(entry("canary", actor=RUN, previous="validated")))

@@ -62,11 +62,11 @@ _RANK = {
 WIDE = 110
 
 
-def models_table(models: Sequence[ModelSummary], now: int) -> RenderableType:
-    """Return a line a model: who serves it, how it stands, how fresh its numbers are."""
+def models_table(models: Sequence[ModelSummary]) -> RenderableType:
+    """Return a line a model: who serves it, how it stands, of what time its newest event is."""
     if not models:
         return Text(NO_MODEL)
-    table = plain_table("MODEL", "CHAMPION", "STATE", "REQUEST", "CANARY", "NEWEST EVENT")
+    table = plain_table("MODEL", "CHAMPION", "STATE", "REQUEST", "CANARY", "NEWEST EVENT (UTC)")
     for model in models:
         canary = f"{escape(model.challenger)} at {model.percent:g} %" if model.challenger else NOTHING
         table.add_row(
@@ -75,7 +75,7 @@ def models_table(models: Sequence[ModelSummary], now: int) -> RenderableType:
             state("faulted" if model.faulted else "stale" if model.stale else model.state or "quiet"),
             "open" if model.open_request else NOTHING,
             canary,
-            ago(model.watermark_ms, now),
+            moment(model.watermark_ms),
         )
     return table
 
@@ -145,9 +145,9 @@ def heading(view: ModelView, now: int) -> RenderableType:
     if view.alerts and view.alerts.since_ms and view.alerts.event_time_ms:
         first += f" [dim]for {length(view.alerts.event_time_ms - view.alerts.since_ms)} of event time[/]"
     lines = [first, f"serving  {_serving(serving, summary, view.version)}"]
-    lines.append(
-        f"events   newest {ago(summary.watermark_ms, now)}  [dim]numbers as of {ago(summary.as_of_ms, now)}[/]"
-    )
+    # Not how long ago: events may be of any time, and come just now.
+    newest = f"newest {moment(summary.watermark_ms)} UTC (event time)" if summary.watermark_ms else "none yet"
+    lines.append(f"events   {newest}  [dim]numbers as of {ago(summary.as_of_ms, now)}[/]")
     if summary.tallies:
         told = ", ".join(f"{count(number)} {_words(what)}" for what, number in sorted(summary.tallies.items()))
         lines.append(f"apart    {escape(told)}")

@@ -35,7 +35,7 @@ def status(
             if as_json:
                 write_json({"models": models, "workers": workers})
                 return
-            console().print(Group(models_table(models, now_ms()), "", workers_table(workers, now_ms())))
+            console().print(Group(models_table(models), "", workers_table(workers, now_ms())))
             return
         found = known_model(view, model, version)
     if as_json:

@@ -80,7 +80,7 @@ def _body(view: LiveView, model: str | None, version: str | None, screen: Consol
     models = view.models()
     chosen = model or (models[0].model if len(models) == 1 else None)
     if chosen is None:
-        return Group(models_table(models, now), "", workers_table(workers, now))
+        return Group(models_table(models), "", workers_table(workers, now))
     # Lines that are always there take some thirty; features and timeline share the rest.
     room = max(screen.height - _FIXED_LINES, 0)
     found = known_model(view, chosen, version, timeline=max(3, room // 3))

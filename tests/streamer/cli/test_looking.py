@@ -13,7 +13,7 @@ from rich.console import Console
 
 from streamer import documents
 from streamer.cli import watch as watching
-from streamer.cli.present import ago, length, number, share, sparkline
+from streamer.cli.present import ago, length, moment, number, share, sparkline
 from streamer.cli.surroundings import live_view, settings
 from streamer.state import Keys
 from tests.streamer.cli.conftest import Run
@@ -54,8 +54,18 @@ def test_an_unknown_model_is_told_which_there_are(run: Run, filled: redis.Redis)
 def test_the_list_has_a_line_a_model(run: Run, filled: redis.Redis) -> None:
     output = run("status").output
     [line] = [line for line in output.splitlines() if line.startswith("churn")]
-    assert line.split() == ["churn", "1", "raised", "–", "–", "2023-11-14", "22:13:15", "UTC"]
+    assert line.split() == ["churn", "1", "raised", "–", "–", "2023-11-14", "22:13:15"]
+    assert "NEWEST EVENT (UTC)" in output
     assert "1,234    56   now" in output
+
+
+def test_an_event_time_is_told_as_such_however_near_it_is(run: Run, filled: redis.Redis) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    filled.hset(KEYS.models(), "churn", msgspec.json.encode(msgspec.structs.replace(SUMMARY, watermark_ms=now_ms)))
+    told = f"{moment(now_ms)} UTC (event time)"
+    assert f"events   newest {told}  numbers as of" in run("status", "churn").output
+    [line] = [line for line in run("status").output.splitlines() if line.startswith("churn")]
+    assert line.endswith(moment(now_ms))
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -65,6 +75,7 @@ def test_a_models_screen_fits_and_holds_everything(run: Run, filled: redis.Redis
     for words in (
         "churn  binary  raised for 1 min of event time",
         "serving  1 90 %, 2 10 %  epoch 7",
+        "events   newest 2023-11-14 22:13:15 UTC (event time)  numbers as of ",
         "fault    plan: all unseen",
         "accuracy by pane",
         "labels for 400 of 1,000 predictions (40 %); a pane is judged 1 h after it",
@@ -107,7 +118,7 @@ def test_a_model_without_anything_yet_is_shown_as_such(run: Run, empty: redis.Re
         "Request  none",
         "Canary   none",
         "Timeline nothing yet",
-        "newest never",
+        "events   none yet",
     ):
         assert words in output
     assert "0.000" not in output

@@ -223,7 +223,7 @@ class SourceProgress(msgspec.Struct, array_like=True):
     read_up_to_ms: int
 
 
-class ModelMark(msgspec.Struct, array_like=True):
+class ModelMark(msgspec.Struct, array_like=True, gc=False):
     """How far one model's live event time has come.
 
     `times` are, three by three: a source partition's index in the flush, the largest event time of the model in it,
@@ -234,7 +234,7 @@ class ModelMark(msgspec.Struct, array_like=True):
     times: list[int]
 
 
-class Increment(msgspec.Struct, array_like=True):
+class Increment(msgspec.Struct, array_like=True, gc=False):
     """What one flush adds to one pane of one model version. All counts add up; labels' are signed.
 
     `cells` are what `monitors.sketch.encode_pairs` writes of the counts of all features' cells, in the layout of the

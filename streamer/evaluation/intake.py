@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import repeat
 
@@ -12,12 +11,12 @@ import structlog
 
 from monitors.sketch import decode_many
 from streamer import telemetry
-from streamer.catalog import Catalog, Model
+from streamer.catalog import Catalog
 from streamer.evaluation.author import Author
 from streamer.evaluation.model_record import FAULTS, Watched
 from streamer.evaluation.pane_store import Pairs, PaneKey, Source, in_threes, known_once
 from streamer.evaluation.roster import Roster
-from streamer.evaluation.shard import Shard
+from streamer.evaluation.shard import Known, Shard
 from streamer.evaluation.state_log import ShardPosition
 from streamer.evaluation.waiting import Waiting
 from streamer.events import UNREADABLE, Increment, ModelMark, Partial, SourceProgress
@@ -28,15 +27,6 @@ log = structlog.get_logger(__name__)
 # Names are the senders', without end.
 _MOST_TOLD = 1_000
 _PARTIAL = msgspec.msgpack.Decoder(Partial)
-
-
-@dataclass(slots=True)
-class _News:
-    """What a flush has of one model."""
-
-    increments: list[tuple[Increment, Pairs | None]] = field(default_factory=list)
-    marks: list[ModelMark] = field(default_factory=list)
-    tallies: Mapping[str, int] = field(default_factory=dict)
 
 
 class Intake:
@@ -60,26 +50,22 @@ class Intake:
 
     def apply(self, shard: Shard, flush: Partial) -> None:
         """Take in one flush of one ingest: counts first, then time, then what time has completed."""
+        if shard.known_as_of != self._catalog.revision:
+            shard.known_as_of = self._catalog.revision
+            shard.known.clear()
         sources = list(map(known_once, flush.sources))
+        self._add_all(shard, flush.increments, sources)
+        for name, tallies in flush.tallies.items():
+            if (known := self._known(shard, name)) is not None:
+                for what, count in tallies.items():
+                    _tally(known.watched, what, count)
         places = [(topic, number) for topic, _topic_id, number in sources]
-        for name, news in _by_model(flush).items():
-            model = self._roster.model(name)
-            if model is None:
-                self._tell_of_unknown(name, news)
-                continue
-            watched = shard.watched(model)
-            for increment, pairs in news.increments:
+        for mark in flush.marks:
+            if (known := self._known(shard, mark.model)) is not None:
                 try:
-                    self._add(increment, sources, pairs, model, watched)
+                    _observe(mark, places, shard.waiting, known.watched)
                 except FAULTS as error:
-                    self._roster.fault(shard, watched, error)
-            for what, count in news.tallies.items():
-                _tally(watched, what, count)
-            for mark in news.marks:
-                try:
-                    _observe(mark, places, shard.waiting, watched)
-                except FAULTS as error:
-                    self._roster.fault(shard, watched, error)
+                    self._roster.fault(shard, known.watched, error)
         position = shard.position
         for progress in flush.progress:
             _note_progress(position, progress)
@@ -90,6 +76,30 @@ class Intake:
             shard.configured_as_of = self._catalog.revision
             shard.waiting.wake(shard.models)
         self._advance(shard)
+
+    def _known(self, shard: Shard, name: str) -> Known | None:
+        """Return a model; it is looked up once for as long as the catalog stays as it is."""
+        known = shard.known.get(name)
+        if known is None and (model := self._roster.model(name)) is not None:
+            known = Known(shard.watched(model), int(model.config.time.retention), model.schema)
+            shard.known[name] = known
+        return known
+
+    def _add_all(self, shard: Shard, increments: Sequence[Increment], sources: Sequence[Source]) -> None:
+        # One by one only where something is wrong with some of them: then that model is told apart.
+        read = decode_many([increment.cells for increment in increments]) or repeat(None)
+        unknown: dict[str, int] = {}
+        for increment, pairs in zip(increments, read, strict=False):
+            known = self._known(shard, increment.model)
+            if known is None:
+                unknown[increment.model] = unknown.get(increment.model, 0) + increment.events
+                continue
+            try:
+                self._add(increment, sources, pairs, known)
+            except FAULTS as error:
+                self._roster.fault(shard, known.watched, error)
+        for name, events in unknown.items():
+            self._tell_of_unknown(name, events)
 
     def _advance(self, shard: Shard) -> None:
         """Look at what time has completed of the models that time can have completed something of."""
@@ -106,30 +116,29 @@ class Intake:
             self._alive()
             shard.waiting.until(name, watched.record.clock.waits_until_ms, latest)
 
-    def _add(
-        self, increment: Increment, sources: Sequence[Source], pairs: Pairs | None, model: Model, watched: Watched
-    ) -> None:
-        record, clock = watched.record, watched.record.clock
+    def _add(self, increment: Increment, sources: Sequence[Source], pairs: Pairs | None, known: Known) -> None:
+        watched, record, start_ms = known.watched, known.watched.record, increment.pane_start_ms
+        clock = record.clock
         if increment.model_epoch != record.model_epoch:
             _tally(watched, "other_epoch", increment.events)
-            telemetry.OTHER_EPOCH.labels(model.name).inc(increment.events)
+            telemetry.OTHER_EPOCH.labels(increment.model).inc(increment.events)
             self._tell_of_epoch(increment, record.model_epoch)
             return
-        if increment.pane_start_ms < clock.watermark_ms - model.config.time.retention:
+        if start_ms < clock.watermark_ms - known.retention_ms:
             _tally(watched, "too_late", increment.events)
-            telemetry.TOO_LATE.labels(model.name).inc(increment.events)
+            telemetry.TOO_LATE.labels(increment.model).inc(increment.events)
             return
-        late = clock.is_late(increment.pane_start_ms) and increment.origin == "live"
+        late = increment.origin == "live" and clock.is_late(start_ms)
         if increment.source != "labels":
             if late:
                 _tally(watched, "late", increment.events)
-                telemetry.LATE.labels(model.name).inc(increment.events)
+                telemetry.LATE.labels(increment.model).inc(increment.events)
             if not increment.fingerprint:
-                self._tell_of_no_reference(model.name, increment.version)
-        key = PaneKey(increment.version, increment.origin, increment.pane_ms, increment.pane_start_ms)
+                self._tell_of_no_reference(increment.model, increment.version)
+        key = PaneKey(increment.version, increment.origin, increment.pane_ms, start_ms)
         if key not in watched.dirty and key in watched.panes:
             self.changed_bytes += watched.panes[key].nbytes
-        watched.add(key, increment, sources, late=late, dtype=model.schema.dtype, pairs=pairs)
+        watched.add(key, increment, sources, late=late, schema=known.schema, pairs=pairs)
 
     def _tell_of_epoch(self, increment: Increment, held_epoch: int) -> None:
         told = (increment.model, increment.model_epoch)
@@ -145,12 +154,11 @@ class Intake:
             self._told_versions.add((model, version))
             log.warning("no_reference", model=model, version=version, counted="without cells, so its drift is unknown")
 
-    def _tell_of_unknown(self, model: str, news: _News) -> None:
+    def _tell_of_unknown(self, model: str, events: int) -> None:
         """Count what ingest counted of a model that is not known here, and say so: nobody counts it again.
 
         Of one that has been deleted nothing is to be counted.
         """
-        events = sum(increment.events for increment, _pairs in news.increments)
         if not events or self._catalog.is_deleted(model):
             return
         telemetry.UNKNOWN_MODEL.labels(model).inc(events)
@@ -191,22 +199,6 @@ def read_flush(value: bytes, place: str) -> Partial | None:
     return None
 
 
-def _by_model(flush: Partial) -> dict[str, _News]:
-    found: dict[str, _News] = {}
-    # One by one only where something is wrong with some of them: then that model is told apart.
-    read = decode_many([increment.cells for increment in flush.increments]) or repeat(None)
-    for increment, pairs in zip(flush.increments, read, strict=False):
-        news = found.get(increment.model)
-        if news is None:
-            news = found[increment.model] = _News()
-        news.increments.append((increment, pairs))
-    for mark in flush.marks:
-        found.setdefault(mark.model, _News()).marks.append(mark)
-    for name, tallies in flush.tallies.items():
-        found.setdefault(name, _News()).tallies = tallies
-    return found
-
-
 def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:
     source = (progress.topic, progress.partition)
     held = position.progress.get(source)
@@ -220,7 +212,7 @@ def _note_progress(position: ShardPosition, progress: SourceProgress) -> None:
 
 def _observe(mark: ModelMark, places: Sequence[tuple[str, int]], waiting: Waiting, watched: Watched) -> None:
     record = watched.record
-    if record.clock.observe_all((places[at], event_ms, record_ms) for at, event_ms, record_ms in in_threes(mark.times)):
+    if record.clock.observe_all([(places[at], event_ms, last_ms) for at, event_ms, last_ms in in_threes(mark.times)]):
         waiting.wake([record.name])
     record.newest_record_ms = max(record.newest_record_ms, *mark.times[2::3])
     watched.changed = True

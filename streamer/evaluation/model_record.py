@@ -12,6 +12,7 @@ from monitors.canary import CanaryVerdict
 from monitors.comparison import Comparison
 from monitors.lifecycle import ModelState
 from monitors.panes import ModelClock
+from monitors.performance import PerformanceSchema
 from monitors.policy import AlertState, PerformanceLook
 from streamer.evaluation.compression import compress, decompress
 from streamer.evaluation.pane_store import Pairs, Pane, PaneKey, Source
@@ -24,7 +25,7 @@ FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, m
 _TIMELINE = 100
 
 
-@dataclass
+@dataclass(slots=True)
 class ModelRecord:
     """One model's clocks, alert, request, rollout and recent looks.
 
@@ -81,7 +82,7 @@ def clock_of(config: ModelConfig) -> ModelClock:
     return ModelClock(int(time.pane), int(time.lateness), int(config.labels.maturity), int(time.idle))
 
 
-@dataclass
+@dataclass(slots=True)
 class Watched:
     """One model in evaluate's memory: its record, its panes, and what has changed since the last commit.
 
@@ -133,16 +134,14 @@ class Watched:
         sources: Sequence[Source],
         *,
         late: bool,
-        dtype: str,
+        schema: PerformanceSchema,
         pairs: Pairs | None = None,
     ) -> None:
         """Add an increment to its pane (see `Pane.add`)."""
-        pane = self.pane(key)
-        before = pane.events
-        try:
-            pane.add(increment, sources, late=late, dtype=dtype, pairs=pairs)
-        finally:
-            self.live_events += pane.events - before if key.origin == "live" else 0
+        # First, as a pane counts events first: what is wrong with the rest does not undo them.
+        if increment.source == "predictions" and key.origin == "live":
+            self.live_events += increment.events
+        self.pane(key).add(increment, sources, late=late, schema=schema, pairs=pairs)
 
     def live(self, version: str, pane_ms: int) -> Iterator[tuple[PaneKey, Pane]]:
         """Give the live panes of a version at the present pane width, in no order."""

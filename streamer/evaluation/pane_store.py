@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitors.arms import EXPOSURE_DTYPE, OUTCOME_DTYPE, merge_rows
+from monitors.performance import PerformanceSchema
 from monitors.profile import ReferenceProfile
 from monitors.sketch import HistogramSketch
 from streamer.evaluation.compression import compress, decompress
@@ -93,7 +94,7 @@ class Pane:
         sources: Sequence[Source],
         *,
         late: bool,
-        dtype: str,
+        schema: PerformanceSchema,
         pairs: Pairs | None = None,
     ) -> None:
         """Add an increment.
@@ -102,19 +103,24 @@ class Pane:
         ----------
         sources : those of its flush.
         late : whether the pane was already complete.
+        schema : what the model's performance vectors are of.
         pairs : its cells, where they have been read already.
         """
         (self.late if late else self.on_time).add(increment, pairs)
         self.sampled += increment.sampled
         self.labelled += increment.labelled
         for key, raw in increment.performance.items():
-            vector = np.frombuffer(raw, dtype)
+            vector = np.frombuffer(raw, schema.dtype)
             self.performance[key] = self.performance[key] + vector if key in self.performance else vector.copy()
         _add_rows(self.exposures, increment.exposures, EXPOSURE_DTYPE)
         _add_rows(self.outcomes, increment.outcomes, OUTCOME_DTYPE)
         for at, first, last in in_threes(increment.offsets):
-            low, high = self.offsets.get(sources[at], (first, last))
-            self.offsets[sources[at]] = (min(low, first), max(high, last))
+            source = sources[at]
+            held = self.offsets.get(source)
+            if held is None:
+                self.offsets[source] = (first, last)
+            elif first < held[0] or last > held[1]:
+                self.offsets[source] = (min(held[0], first), max(held[1], last))
 
     def counts(self, profile: ReferenceProfile, *, late: bool) -> IntArray:
         """Return (cells of all features,) counts in the profile's layout: on time alone, or with the late ones."""

@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from monitors.performance import PerformanceSchema
 from streamer.catalog import Model
 from streamer.evaluation.model_record import ModelRecord, Watched, decode_record, encode_record
 from streamer.evaluation.pane_store import PaneKey, decode_pane, encode_pane
@@ -23,12 +25,21 @@ from streamer.evaluation.waiting import Waiting
 from streamer.stage import Record, StepFailed
 
 
+class Known(NamedTuple):
+    """What every increment of a model is added by, in one place: of a thousand models little else is near."""
+
+    watched: Watched
+    retention_ms: int
+    schema: PerformanceSchema
+
+
 @dataclass
 class Shard:
     """One partition of the models: its position and everything evaluate holds of its models.
 
     `stored_parts` counts the records each stored pane takes, by the key of its first; `configured_as_of` is the
-    catalog's revision that completed panes were last looked for at, `expired_ms` the time deadlines were.
+    catalog's revision that completed panes were last looked for at, `expired_ms` the time deadlines were. `known` are
+    models by name as they were configured at the catalog's revision `known_as_of`.
     """
 
     index: int
@@ -39,6 +50,8 @@ class Shard:
     commands_read: bool = False
     configured_as_of: int = -1
     expired_ms: int = -1_000
+    known: dict[str, Known] = field(default_factory=dict)
+    known_as_of: int = -1
     buried: list[tuple[str, Watched]] = field(default_factory=list)
 
     def watched(self, model: Model) -> Watched:
@@ -56,6 +69,7 @@ class Shard:
     def bury(self, name: str) -> None:
         """Forget a model: what is stored of it goes with the next commit."""
         held = self.models.pop(name)
+        self.known.pop(name, None)
         held.forget(list(held.panes))
         self.buried.append((name, held))
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from monitors.binning import Binning
 from monitors.cells import NO_CELL, CellTable
+from monitors.performance import PerformanceSchema
 from monitors.profile import build_profile
 from monitors.sketch import HistogramSketch
 from streamer.audit.tally import Place, Tally
@@ -42,7 +43,7 @@ def pane_of(increments: list[Increment], start_ms: int, late: bool = False) -> P
     pane = Pane()
     for increment in increments:
         if increment.pane_start_ms == start_ms:
-            pane.add(increment, [SOURCE], late=late, dtype="<i8")
+            pane.add(increment, [SOURCE], late=late, schema=PerformanceSchema("binary", "1"))
     return pane
 
 

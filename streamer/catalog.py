@@ -81,7 +81,7 @@ class _Held:
 class Catalog:
     """Models by name and reference profiles by (model, version); written by the control tables' thread.
 
-    `revision` rises with every change of a model.
+    `revision` rises with every change of a model, `references_revision` with every change of a reference.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Catalog:
         self._models: dict[str, Model] = {}
         self._held: dict[tuple[str, str], _Held] = defaultdict(_Held)
         self._profiles: dict[tuple[str, str], ReferenceProfile] = {}
-        self.revision = 0
+        self.revision = self.references_revision = 0
 
     def model(self, name: str) -> Model | None:
         """Return a model, or None when it is not configured."""
@@ -153,6 +153,7 @@ class Catalog:
                 held.parts.pop(part, None)
                 held.features.pop(part, None)
                 self._profiles.pop(identity, None)
+                self.references_revision += 1
                 return
             if identity in self._profiles and held.has(part, value):
                 return
@@ -165,5 +166,7 @@ class Catalog:
                 return
             if profile is not None:
                 self._profiles[identity] = profile
+                # After it: who reads that it is as before has not seen another.
+                self.references_revision += 1
                 held.settle(profile)
                 log.info("reference_known", model=model, version=version, fingerprint=profile.fingerprint)

@@ -112,7 +112,7 @@ class Ingest:
         self._partials = settings.topic("partials")
         self._dead_topic = settings.topic("dead-letters")
         self._decoder = BulkDecoder(catalog)
-        self._folder = Folder(catalog.reference, catalog.model)
+        self._folder = Folder(catalog)
         self._flushed_at = time.monotonic()
         self._rhythm = SyncRhythm()
         self._notices = Notices()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple, cast
 
@@ -14,7 +14,7 @@ from monitors.cells import NO_CELL, UNWATCHED
 from monitors.performance import PerformanceSchema
 from monitors.profile import ReferenceProfile
 from monitors.slices import bounded, group, kept_slices
-from streamer.catalog import Model
+from streamer.catalog import Catalog, Model
 from streamer.counting.columns import PREDICTION, SCORE, Block, Coded, IntArray, distinct, score_column
 from streamer.counting.increments import Binned, Routed, Slots, count, marks, rollout_groups
 from streamer.counting.lanes import number_cells
@@ -64,16 +64,12 @@ class Folder:
 
     Parameters
     ----------
-    reference : a model's and a version's reference profile, None where there is none.
-    model : a model by its name, None where it is no longer configured: what labels change in it is then let go.
+    catalog : of the models and their references; what labels change in a model that is in it no more is let go.
     """
 
-    def __init__(
-        self, reference: Callable[[str, str], ReferenceProfile | None], model: Callable[[str], Model | None]
-    ) -> None:
-        self._streams = Streams(reference)
-        self._reference = reference
-        self._model = model
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._streams = Streams(catalog.reference, lambda: catalog.references_revision)
         self._kept: dict[tuple[str, str], tuple[Model, ReferenceProfile | None, frozenset[str]]] = {}
         self.clear()
 
@@ -122,11 +118,11 @@ class Folder:
 
     def counted(self) -> Counted:
         """Return what was gathered, and begin anew."""
-        slots = Slots(self._streams.known)
+        slots = Slots(self._streams.heads)
         for pieces in self._binned.values():
             count(slots, pieces)
         self._count_contributions(slots)
-        found = marks(self._streams.known, self._seen, slots.sources)
+        found = marks(self._streams.heads, self._seen, slots.sources)
         self.clear()
         self._streams.next_flush()
         return Counted(list(slots.made.values()), found, list(slots.sources))
@@ -178,7 +174,7 @@ class Folder:
 
     def _count_contributions(self, slots: Slots) -> None:
         """Count what labels change: models of one task fold into one array of vectors."""
-        models = {name: self._model(name) for name in {row.model for row in self._contributions}}
+        models = {name: self._catalog.model(name) for name in {row.model for row in self._contributions}}
         by_schema: dict[PerformanceSchema, list[Contribution]] = {}
         for row in self._contributions:
             model = models[row.model]
@@ -199,7 +195,7 @@ class Folder:
 
     def _kept_slices(self, model: Model, version: str) -> frozenset[str]:
         """Return the slices of a version that are kept apart."""
-        reference = self._reference(model.name, version)
+        reference = self._catalog.reference(model.name, version)
         held = self._kept.get((model.name, version))
         if held is None or held[0] is not model or held[1] is not reference:
             if len(self._kept) >= _MAX_KEPT:

@@ -15,7 +15,7 @@ from monitors.cells import NO_CELL
 from monitors.sketch import PAIRS, pair_form
 from streamer.counting.columns import Block, Coded, Distinct, IntArray, distinct
 from streamer.counting.rows import Places, Source
-from streamer.counting.streams import Stream
+from streamer.counting.streams import Head
 from streamer.events import Increment, ModelMark
 
 # So many cells of all slots stay in the processor's cache while a flush is counted block by block. With more, its
@@ -82,11 +82,11 @@ class Slots:
 
     Attributes
     ----------
-    streams : what the numbers of streams mean.
+    heads : what the numbers of streams mean.
     sources : the partitions of the flush, each with its index.
     """
 
-    streams: Sequence[Stream]
+    heads: Sequence[Head]
     sources: dict[Source, int] = field(default_factory=dict)
     made: dict[tuple[int, int], Increment] = field(default_factory=dict)
 
@@ -110,7 +110,7 @@ class Slots:
         """Return the increment of a stream's pane."""
         made = self.made.get((stream, pane))
         if made is None:
-            key, pane_ms, fingerprint, _cells = self.streams[stream].head
+            key, pane_ms, fingerprint, _cells = self.heads[stream]
             made = self.made[stream, pane] = Increment(*key, pane * pane_ms, pane_ms, fingerprint)
         return made
 
@@ -140,7 +140,7 @@ def count(slots: Slots, pieces: Sequence[Binned]) -> None:
     slot, increments, streams = slots.groups(stream, np.concatenate([piece.pane for piece in pieces]))
     _count_flags(slot, increments, pieces)
     slot_of = np.split(slot, np.cumsum([len(piece) for piece in pieces])[:-1])
-    _count_cells(slot_of, increments, [slots.streams[number].head.cells for number in streams.tolist()], pieces)
+    _count_cells(slot_of, increments, [slots.heads[number].cells for number in streams.tolist()], pieces)
     _note_offsets(slot, increments, [piece.places for piece in pieces], slots.sources)
     _count_exposures(slot_of, increments, pieces)
 
@@ -265,7 +265,7 @@ def rollout_groups(slot: IntArray, rollouts: Coded, buckets: IntArray) -> Iterat
         yield routed[found.codes == number], at, rollouts.values[rollout]
 
 
-def marks(streams: Sequence[Stream], pieces: Sequence[Binned], sources: dict[Source, int]) -> list[ModelMark]:
+def marks(heads: Sequence[Head], pieces: Sequence[Binned], sources: dict[Source, int]) -> list[ModelMark]:
     """Return each model's largest live event time in each partition, and the time of its last record there.
 
     Parameters
@@ -276,7 +276,7 @@ def marks(streams: Sequence[Stream], pieces: Sequence[Binned], sources: dict[Sou
     if not pieces:
         return []
     stream = distinct(np.concatenate([piece.stream for piece in pieces]))
-    known = [streams[number].head.key for number in stream.values.tolist()]
+    known = [heads[number].key for number in stream.values.tolist()]
     (live,) = np.nonzero(
         np.array([origin == "live" for _model, _epoch, _version, origin, _source in known])[stream.codes]
     )

@@ -24,6 +24,8 @@ from streamer.events import Origin
 _MAX_STREAMS = 200_000
 _MAX_REPLACED = 10_000
 _UNWATCHED = Watched({}, {})
+# Of so many versions, origins and sources the numbers of all models are kept from flush to flush.
+_MAX_FLEETS = 100
 
 
 class Head(NamedTuple):
@@ -63,9 +65,8 @@ class Stream:
         """The length of its panes."""
         return int(self.model.config.time.pane)
 
-    @cached_property
     def head(self) -> Head:
-        """What its increments begin with."""
+        """Return what its increments begin with."""
         fingerprint, cells = "", 0
         if self.profile is not None:
             fingerprint, cells = self.profile.fingerprint, self.profile.layout.size
@@ -98,19 +99,29 @@ class _Numbers(NamedTuple):
 class Streams:
     """The streams met so far; what is worked out for one is worked out once.
 
+    Parameters
+    ----------
+    reference : a model's and a version's reference profile, None where there is none.
+    as_of : what is equal for as long as `reference` says the same of all.
+
     Attributes
     ----------
     known : by number. A model or a reference that changes makes new streams.
+    heads : of those, what is asked of them in every flush.
     table : the numeric binnings of all of them.
     lanes : where the fields of their rows are counted.
     """
 
-    def __init__(self, reference: Callable[[str, str], ReferenceProfile | None]) -> None:
+    def __init__(self, reference: Callable[[str, str], ReferenceProfile | None], as_of: Callable[[], object]) -> None:
         self._reference = reference
+        self._ask_as_of = as_of
+        self._as_of: object = None
+        self._begun = False
         self._forget()
 
     def _forget(self) -> None:
         self.known: list[Stream] = []
+        self.heads: list[Head] = []
         self.table = CellTable()
         self.lanes = Lanes(self.table)
         self._numbers: dict[tuple[str, str, str, str], int] = {}
@@ -137,11 +148,20 @@ class Streams:
 
         Numbers given so far then mean nothing.
         """
-        self._looked_up = {}
-        self._earlier, self._by_fleet = self._by_fleet, {}
+        self._begun = False
         # No sooner than as many have been replaced as there are: it costs as much as all that is in use.
         if len(self.known) > _MAX_STREAMS or self._replaced > max(_MAX_REPLACED, self._in_use):
             self._forget()
+
+    def _begin(self) -> None:
+        """Forget, before a flush's first number, what was looked up of references where some have changed since."""
+        if self._begun:
+            return
+        self._begun, as_of = True, self._ask_as_of()
+        if as_of != self._as_of or len(self._by_fleet) > _MAX_FLEETS:
+            self._as_of = as_of
+            self._looked_up = {}
+            self._earlier, self._by_fleet = self._by_fleet, {}
 
     def of(self, rows: Rows, source: str) -> IntArray:
         """Return the number of each row's stream."""
@@ -159,6 +179,7 @@ class Streams:
 
     def of_models(self, models: Fleet, model_of: IntArray, version: str, origin: Origin, source: str) -> IntArray:
         """Return the number of each row's stream, where all rows are of one version and origin."""
+        self._begin()
         key = (version, origin, source)
         held = self._by_fleet.get(key)
         # By identity: a model that has changed makes another fleet.
@@ -184,7 +205,8 @@ class Streams:
         return earlier
 
     def number(self, model: Model, version: str, origin: Origin, source: str) -> int:
-        """Return the number of a stream; within a flush, of one model by a name."""
+        """Return the number of a stream; within a flush, of one model and reference by a name."""
+        self._begin()
         key = (model.name, version, origin, source)
         number = self._looked_up.get(key)
         if number is None or self.known[number].model is not model:
@@ -202,6 +224,7 @@ class Streams:
                 return number
         watched = _UNWATCHED if profile is None else self._watch(model, version, source, profile)
         self.known.append(Stream(model, version, origin, source, profile, watched))
+        self.heads.append(self.known[-1].head())
         self.lanes.add(model.config, watched)
         number = self._numbers[key] = len(self.known) - 1
         return number

@@ -146,7 +146,7 @@ class Log:
         """Append one ingest flush of these events and labels, a second after the last record."""
         self.now_ms += 1_000
         events = list(events)
-        folder = Folder(self.catalog.reference, self.catalog.model)
+        folder = Folder(self.catalog)
         if events:
             offsets = range(self.read, self.read + len(events))
             folder.predictions(rows_of(self.catalog, events, "predictions.v1", offsets, record_ms=self.now_ms))

@@ -32,7 +32,7 @@ SOURCE = ("predictions.v1", "id", 0)
 
 
 def folded(catalog: Catalog, events: list[Prediction], *, pieces: int = 1) -> list[Increment]:
-    folder = Folder(catalog.reference, catalog.model)
+    folder = Folder(catalog)
     for piece in np.array_split(np.arange(len(events)), pieces):
         if len(piece):
             folder.predictions(rows_of(catalog, [events[i] for i in piece], SOURCE[0], piece.tolist()))
@@ -134,7 +134,7 @@ def test_failed_predictions_are_errors_and_wait_for_no_label() -> None:
 def test_feature_logs_fill_the_features_they_are_the_source_of() -> None:
     model: ModelConfig = config(features={"age": {"kind": "numeric", "source": "features"}})
     catalog = catalog_of(model)
-    folder = Folder(catalog.reference, catalog.model)
+    folder = Folder(catalog)
     logs = [FeatureLog(model="churn", ts=T0, features={"age": 30.0}, version="1") for _ in range(5)]
     folder.features(rows_of(catalog, logs, "features.v1", range(5)))
     folder.predictions(rows_of(catalog, predictions(0, 5), SOURCE[0], range(5)))
@@ -151,7 +151,7 @@ def test_feature_logs_fill_the_features_they_are_the_source_of() -> None:
 
 def test_a_correction_takes_back_what_the_first_label_gave() -> None:
     catalog = catalog_of(config())
-    folder = Folder(catalog.reference, catalog.model)
+    folder = Folder(catalog)
     (event,) = predictions(0, 1)
     first = contribution(event, True)
     folder.contributions([first])
@@ -268,7 +268,7 @@ def test_all_models_in_one_pass_are_the_models_one_at_a_time(
 ) -> None:
     for row, event in enumerate(events):
         event.prediction_id += str(row)
-    together, alone = Folder(MANY.reference, MANY.model), Folder(MANY.reference, MANY.model)
+    together, alone = Folder(MANY), Folder(MANY)
     kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(events), max_size=len(events))))
     for part in np.split(np.arange(len(events)), sorted(min(cut, len(events)) for cut in cuts)):
         if len(part):

@@ -19,7 +19,7 @@ class World:
     def __init__(self) -> None:
         self.model: Model = describe(config())
         self.references = {version: reference(self.model.config, version) for version in "12"}
-        self.streams = Streams(self.find)
+        self.streams = Streams(self.find, lambda: list(map(id, self.references.values())))
 
     def find(self, _model: str, version: str) -> ReferenceProfile:
         return self.references[version]
@@ -69,7 +69,7 @@ def test_as_many_as_are_in_use_may_be_of_the_past(monkeypatch: pytest.MonkeyPatc
 def test_models_keep_their_numbers_from_flush_to_flush_but_for_those_whose_reference_is_another() -> None:
     models = Fleet([describe(config(name=name)) for name in ("churn", "fares", "tier")])
     references = {model.name: reference(model.config) for model in models}
-    known = Streams(lambda name, _version: references.get(name))
+    known = Streams(lambda name, _version: references.get(name), lambda: list(map(id, references.values())))
 
     def flush(fleet: Fleet, *rows: int) -> list[int]:
         found = known.of_models(fleet, np.array(rows), "1", "live", "predictions")
@@ -86,3 +86,26 @@ def test_models_keep_their_numbers_from_flush_to_flush_but_for_those_whose_refer
     assert known.known[4].profile is None
     # A model that has changed makes another fleet, and where it lies in it says nothing.
     assert flush(Fleet([models[2], models[0]]), 0, 1) == [3, 2]
+
+
+def test_references_are_looked_at_again_only_where_some_have_changed() -> None:
+    models = Fleet([describe(config(name=name)) for name in ("churn", "fares")])
+    profiles, asked, as_of = {model.name: reference(model.config) for model in models}, list[str](), [0]
+
+    def find(name: str, _version: str) -> ReferenceProfile:
+        asked.append(name)
+        return profiles[name]
+
+    known = Streams(find, lambda: as_of[0])
+
+    def flush() -> list[int]:
+        found = known.of_models(models, np.array([0, 1]), "1", "live", "predictions")
+        known.next_flush()
+        return found.tolist()
+
+    assert [flush(), flush(), flush()] == [[0, 1]] * 3
+    assert asked == ["churn", "fares"]
+    profiles["fares"] = reference(models[1].config)
+    as_of[0] += 1
+    assert [flush(), flush()] == [[0, 2]] * 2
+    assert asked == ["churn", "fares", "churn", "fares", "fares"]

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 AnyCounts: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
+# Structured as one of `PAIRS`: cells that rise, and counts that are not negative.
+Pairs: TypeAlias = npt.NDArray[np.void]
 
 # How pairs of a cell and its count are written, by the byte in front of them: as a rule both are small.
 _NARROW, _WIDE = b"\0", b"\1"
@@ -27,6 +29,10 @@ MAX_COUNT = 2**31 - 1
 MAX_CELLS = 2**22
 # A count kept apart takes some hundred bytes: of so many cells one may be.
 _CELLS_A_LARGE_ONE = 128
+# So many additions are put off at most.
+_MOST_LATER = 16
+# Beyond so many cells for each that is counted, those that are there are sorted.
+_CELLS_A_COUNT = 16
 _LARGEST = {np.dtype(width): int(np.iinfo(width).max) for width in (np.uint8, np.uint16, np.uint32, np.uint64)}
 
 
@@ -44,18 +50,66 @@ class HistogramSketch:
     Parameters
     ----------
     fingerprint : names the reference whose cells these are (`ReferenceProfile.fingerprint`).
-    counts : (cells,) unsigned integers; cells past the end have counted nothing.
-    large : cell → count, where that is too large for those integers; `counts` has 0 there.
     """
 
     fingerprint: str
-    counts: AnyCounts
-    large: dict[int, int] = field(default_factory=dict)
+    _counts: AnyCounts
+    _large: dict[int, int] = field(default_factory=dict)
+    # Put off until somebody asks: each of a thousand sketches is then fetched into the processor's cache once for many.
+    _later: list[Pairs] = field(default_factory=list)
 
     @classmethod
     def empty(cls, fingerprint: str) -> HistogramSketch:
         """Return a sketch that has counted nothing."""
         return cls(fingerprint, np.zeros(0, dtype=np.uint8))
+
+    @property
+    def counts(self) -> AnyCounts:
+        """(cells,) unsigned integers, 0 where `large` has the count; cells past the end have counted nothing."""
+        self._settle()
+        return self._counts
+
+    @property
+    def large(self) -> dict[int, int]:
+        """Cell → count, where that is too large for those integers."""
+        self._settle()
+        return self._large
+
+    @property
+    def nbytes(self) -> int:
+        """About what its counts take."""
+        return self._counts.nbytes
+
+    def add_later(self, pairs: Pairs) -> None:
+        """Add what `read_many` has read: together with other such pairs, when somebody asks for the counts."""
+        self._later.append(pairs)
+        if len(self._later) >= _MOST_LATER:
+            self._settle()
+
+    def _settle(self) -> None:
+        if not self._later:
+            return
+        later, self._later = self._later, []
+        cells = np.concatenate([pairs["cell"] for pairs in later])
+        counts = np.concatenate([pairs["count"] for pairs in later])
+        if len(later) == 1:
+            self.add(cells.astype(np.int64), counts.astype(np.int64))
+        elif cells.max(initial=0) < _CELLS_A_COUNT * len(cells):
+            # Sums of a few times 31 bits are exact as floats.
+            self._add_whole(np.bincount(cells, counts).astype(np.int64))
+        else:
+            found, place = np.unique(cells, return_inverse=True)
+            self.add(found.astype(np.int64), np.bincount(place, counts).astype(np.int64))
+
+    def _add_whole(self, added: Counts) -> None:
+        """Add a count for every cell from the first on."""
+        self._reach(len(added))
+        total = self.whole(len(self._counts))
+        total[: len(added)] += added
+        if not self._large and total.max(initial=0) <= _LARGEST[self._counts.dtype]:
+            self._counts = total.astype(self._counts.dtype)
+        else:
+            self._put(np.arange(len(total)), total)
 
     def add_pairs(self, pairs: bytes) -> None:
         """Add counts that `encode_pairs` wrote, in place; ValueError as `decode_pairs`, and for negative counts."""
@@ -69,12 +123,12 @@ class HistogramSketch:
         if not len(cells):
             return
         self._reach(int(cells[-1]) + 1)
-        total = self.counts.take(cells) + added
-        if self.large:
-            large = np.array(list(self.large))
+        total = self._counts.take(cells) + added
+        if self._large:
+            large = np.array(list(self._large))
             places = np.minimum(np.searchsorted(cells, large), len(cells) - 1)
             there = cells[places] == large
-            total[places[there]] += np.array(list(self.large.values()))[there]
+            total[places[there]] += np.array(list(self._large.values()))[there]
         self._put(cells, total)
 
     def merge(self, other: HistogramSketch) -> None:
@@ -90,14 +144,14 @@ class HistogramSketch:
                 f"sketch.fingerprint: got {other.fingerprint}, wanted {self.fingerprint}; keep sketches of different "
                 "references apart"
             )
-        self._reach(len(other.counts))
-        self._put(np.arange(len(self.counts)), self.whole(len(self.counts)) + other.whole(len(self.counts)))
+        self._settle()
+        self._add_whole(other.whole(len(other.counts)))
 
     def pack(self) -> bytes:
         """Return the counts as they are kept: all of them, or the cells that hold something, whichever is shorter."""
         counts = self.counts
-        if self.large:
-            counts = self.whole(len(counts)).astype(np.min_scalar_type(max(self.large.values())))
+        if self._large:
+            counts = self.whole(len(counts)).astype(np.min_scalar_type(max(self._large.values())))
         # Of truth values these are found several times as fast as of small numbers.
         (cells,) = (counts != 0).nonzero()
         gaps = cells.copy()
@@ -141,48 +195,49 @@ class HistogramSketch:
         """
         if len(self.counts) > size:
             raise ValueError(
-                f"sketch.counts: got {len(self.counts)} cells, wanted {size} as {self.fingerprint} has: another "
+                f"sketch.counts: got {len(self._counts)} cells, wanted {size} as {self.fingerprint} has: another "
                 "reference's cells?"
             )
         counts = np.zeros(size, dtype=np.int64)
-        counts[: len(self.counts)] = self.counts
-        counts[list(self.large)] = list(self.large.values())
+        counts[: len(self._counts)] = self._counts
+        if self._large:
+            counts[list(self._large)] = list(self._large.values())
         return counts
 
     def _reach(self, size: int) -> None:
         """Make room for so many cells."""
-        if size > len(self.counts):
-            longer = np.zeros(size, dtype=self.counts.dtype)
-            longer[: len(self.counts)] = self.counts
-            self.counts = longer
+        if size > len(self._counts):
+            longer = np.zeros(size, dtype=self._counts.dtype)
+            longer[: len(self._counts)] = self._counts
+            self._counts = longer
 
     def _put(self, cells: Counts, counts: Counts) -> None:
         """Set the counts of some cells."""
-        if np.count_nonzero(counts > _LARGEST[self.counts.dtype]):
+        if np.count_nonzero(counts > _LARGEST[self._counts.dtype]):
             counts = self._put_large(cells, counts)
         # Cast first: beside a busy thread, assigning int64 to narrower cells took ten times as long as alone, and no
         # more CPU. That numpy lets go of the interpreter's lock for the cast would explain it.
-        self.counts[cells] = counts.astype(self.counts.dtype, copy=False)
-        if self.large:
+        self._counts[cells] = counts.astype(self._counts.dtype, copy=False)
+        if self._large:
             self._keep_few_large()
 
     def _put_large(self, cells: Counts, counts: Counts) -> Counts:
         """Put apart the counts that are too large, widening where these are many; return what is left to be put."""
-        most = len(self.counts) // _CELLS_A_LARGE_ONE
-        while np.count_nonzero(beyond := counts > _LARGEST[self.counts.dtype]) > most:
+        most = len(self._counts) // _CELLS_A_LARGE_ONE
+        while np.count_nonzero(beyond := counts > _LARGEST[self._counts.dtype]) > most:
             self._widen()
-        self.large.update(zip(cells[beyond].tolist(), counts[beyond].tolist(), strict=True))
+        self._large.update(zip(cells[beyond].tolist(), counts[beyond].tolist(), strict=True))
         return np.where(beyond, 0, counts)
 
     def _keep_few_large(self) -> None:
-        while len(self.large) > len(self.counts) // _CELLS_A_LARGE_ONE:
+        while len(self._large) > len(self._counts) // _CELLS_A_LARGE_ONE:
             self._widen()
 
     def _widen(self) -> None:
-        self.counts = self.counts.astype(f"u{2 * self.counts.itemsize}")
-        limit = _LARGEST[self.counts.dtype]
-        for cell in [cell for cell, count in self.large.items() if count <= limit]:
-            self.counts[cell] = self.large.pop(cell)
+        self._counts = self._counts.astype(f"u{2 * self._counts.itemsize}")
+        limit = _LARGEST[self._counts.dtype]
+        for cell in [cell for cell, count in self._large.items() if count <= limit]:
+            self._counts[cell] = self._large.pop(cell)
 
 
 def _little(values: npt.NDArray[Any]) -> bytes:
@@ -262,8 +317,8 @@ def decode_pairs(pairs: bytes) -> tuple[Counts, Counts]:
     return cells, counts
 
 
-def decode_many(many: Sequence[bytes]) -> list[tuple[Counts, Counts]] | None:
-    """Read many histograms as `decode_pairs` does, in one pass.
+def read_many(many: Sequence[bytes]) -> list[Pairs] | None:
+    """Read many histograms that `encode_pairs` wrote, in one pass, each as pairs for `HistogramSketch.add_later`.
 
     Returns
     -------
@@ -271,19 +326,16 @@ def decode_many(many: Sequence[bytes]) -> list[tuple[Counts, Counts]] | None:
     some cells come twice or do not rise, or some counts are negative. `decode_pairs` says of each what it is.
     """
     heads = {pairs[:1] for pairs in many} - {b""}
-    if not heads:
-        return [decode_pairs(b"") for _pairs in many]
-    form = PAIRS.get(heads.pop())
+    form = PAIRS.get(heads.pop() if heads else _NARROW)
     sizes = np.array([len(pairs) - 1 if pairs else 0 for pairs in many], dtype=np.int64)
     if form is None or heads or (sizes % form.itemsize).any():
         return None
     read = np.frombuffer(b"".join([pairs[1:] for pairs in many]), dtype=form)
-    cells, counts = read["cell"].astype(np.int64), read["count"].astype(np.int64)
+    cells, counts = read["cell"], read["count"]
     ends = np.cumsum(sizes // form.itemsize)
     rises = cells[1:] > cells[:-1]
     # From the last cell of one to the first of the next.
     rises[ends[(ends > 0) & (ends < len(cells))] - 1] = True
     if not rises.all() or cells.min(initial=0) < 0 or cells.max(initial=0) >= MAX_CELLS or counts.min(initial=0) < 0:
         return None
-    bounds = [0, *ends.tolist()]
-    return [(cells[start:end], counts[start:end]) for start, end in pairwise(bounds)]
+    return [read[start:end] for start, end in pairwise([0, *ends.tolist()])]

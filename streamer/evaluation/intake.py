@@ -9,12 +9,12 @@ from itertools import repeat
 import msgspec
 import structlog
 
-from monitors.sketch import decode_many
+from monitors.sketch import Pairs, read_many
 from streamer import telemetry
 from streamer.catalog import Catalog
 from streamer.evaluation.author import Author
 from streamer.evaluation.model_record import FAULTS, Watched
-from streamer.evaluation.pane_store import Pairs, PaneKey, Source, in_threes, known_once
+from streamer.evaluation.pane_store import PaneKey, Source, in_threes, known_once
 from streamer.evaluation.roster import Roster
 from streamer.evaluation.shard import Known, Shard
 from streamer.evaluation.state_log import ShardPosition
@@ -87,7 +87,7 @@ class Intake:
 
     def _add_all(self, shard: Shard, increments: Sequence[Increment], sources: Sequence[Source]) -> None:
         # One by one only where something is wrong with some of them: then that model is told apart.
-        read = decode_many([increment.cells for increment in increments]) or repeat(None)
+        read = read_many([increment.cells for increment in increments]) or repeat(None)
         unknown: dict[str, int] = {}
         for increment, pairs in zip(increments, read, strict=False):
             known = self._known(shard, increment.model)

@@ -14,8 +14,9 @@ from monitors.lifecycle import ModelState
 from monitors.panes import ModelClock
 from monitors.performance import PerformanceSchema
 from monitors.policy import AlertState, PerformanceLook
+from monitors.sketch import Pairs
 from streamer.evaluation.compression import compress, decompress
-from streamer.evaluation.pane_store import Pairs, Pane, PaneKey, Source
+from streamer.evaluation.pane_store import Pane, PaneKey, Source
 from streamer.events import Increment, RetrainRequest
 from streamer.models import ModelConfig
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from monitors.arms import EXPOSURE_DTYPE, OUTCOME_DTYPE, merge_rows
 from monitors.performance import PerformanceSchema
 from monitors.profile import ReferenceProfile
-from monitors.sketch import HistogramSketch
+from monitors.sketch import HistogramSketch, Pairs
 from streamer.evaluation.compression import compress, decompress
 from streamer.events import Increment, OffsetRange, Origin
 
 IntArray = NDArray[np.int64]
-# Cells that rise, and how many events fell into each.
-Pairs = tuple[IntArray, IntArray]
 Source = tuple[str, str, int]
 _PART_BYTES = 200_000
+# The offsets of so many increments are put off at most.
+_MOST_LATER = 16
 # Every pane names the same few partitions: they are kept once.
 _SOURCES: dict[Source, Source] = {}
 
@@ -56,7 +56,7 @@ class Tally:
             if pairs is None:
                 held.add_pairs(increment.cells)
             else:
-                held.add(*pairs)
+                held.add_later(pairs)
 
 
 @dataclass(slots=True)
@@ -70,8 +70,24 @@ class Pane:
     performance: dict[str, NDArray[Any]] = field(default_factory=dict)
     exposures: dict[str, NDArray[Any]] = field(default_factory=dict)
     outcomes: dict[str, NDArray[Any]] = field(default_factory=dict)
-    offsets: dict[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
     looked: str = ""
+    _offsets: dict[Source, tuple[int, int]] = field(default_factory=dict)
+    # As counts are: put off until somebody asks.
+    _offsets_later: list[tuple[Sequence[Source], list[int]]] = field(default_factory=list)
+
+    @property
+    def offsets(self) -> dict[Source, tuple[int, int]]:
+        """The first and the last offset of its events, by partition."""
+        later, self._offsets_later = self._offsets_later, []
+        for sources, offsets in later:
+            for at, first, last in in_threes(offsets):
+                source = sources[at]
+                held = self._offsets.get(source)
+                if held is None:
+                    self._offsets[source] = (first, last)
+                elif first < held[0] or last > held[1]:
+                    self._offsets[source] = (min(held[0], first), max(held[1], last))
+        return self._offsets
 
     @property
     def events(self) -> int:
@@ -81,12 +97,9 @@ class Pane:
     @property
     def nbytes(self) -> int:
         """About what storing the pane takes."""
-        arrays: list[NDArray[Any]] = [
-            sketch.counts for tally in (self.on_time, self.late) for sketch in tally.cells.values()
-        ]
-        for named in (self.performance, self.exposures, self.outcomes):
-            arrays += named.values()
-        return sum(array.nbytes for array in arrays)
+        cells = sum(sketch.nbytes for tally in (self.on_time, self.late) for sketch in tally.cells.values())
+        named = (self.performance, self.exposures, self.outcomes)
+        return cells + sum(array.nbytes for arrays in named for array in arrays.values())
 
     def add(
         self,
@@ -114,13 +127,19 @@ class Pane:
             self.performance[key] = self.performance[key] + vector if key in self.performance else vector.copy()
         _add_rows(self.exposures, increment.exposures, EXPOSURE_DTYPE)
         _add_rows(self.outcomes, increment.outcomes, OUTCOME_DTYPE)
-        for at, first, last in in_threes(increment.offsets):
-            source = sources[at]
-            held = self.offsets.get(source)
-            if held is None:
-                self.offsets[source] = (first, last)
-            elif first < held[0] or last > held[1]:
-                self.offsets[source] = (min(held[0], first), max(held[1], last))
+        if increment.offsets:
+            self._note_offsets(sources, increment.offsets)
+
+    def _note_offsets(self, sources: Sequence[Source], offsets: list[int]) -> None:
+        places = offsets[::3]
+        if len(offsets) % 3 or min(places) < 0 or max(places) >= len(sources):
+            raise ValueError(
+                f"increment.offsets: got {offsets[:12]}, wanted three by three: one of {len(sources)} sources, the "
+                "first and the last offset"
+            )
+        self._offsets_later.append((sources, offsets))
+        if len(self._offsets_later) >= _MOST_LATER:
+            _ = self.offsets
 
     def counts(self, profile: ReferenceProfile, *, late: bool) -> IntArray:
         """Return (cells of all features,) counts in the profile's layout: on time alone, or with the late ones."""
@@ -206,8 +225,8 @@ def decode_pane(parts: Mapping[int, bytes]) -> Pane:
         {key: np.frombuffer(raw, stored.dtype).copy() for key, raw in stored.performance.items()},
         {key: np.frombuffer(raw, EXPOSURE_DTYPE).copy() for key, raw in stored.exposures.items()},
         {key: np.frombuffer(raw, OUTCOME_DTYPE).copy() for key, raw in stored.outcomes.items()},
-        {known_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},
         stored.looked,
+        {known_once((topic, tid, index)): (low, high) for topic, tid, index, low, high in stored.offsets},
     )
     for late, fingerprint, packed in stored.cells:
         (pane.late if late else pane.on_time).cells[fingerprint] = HistogramSketch.unpack(fingerprint, packed)

@@ -13,9 +13,9 @@ from monitors.sketch import (
     FingerprintMismatchError,
     HistogramSketch,
     count_cells,
-    decode_many,
     decode_pairs,
     encode_pairs,
+    read_many,
 )
 
 SIZE = 7
@@ -157,25 +157,55 @@ def test_more_cells_than_the_reference_has_are_refused():
 def test_pairs_that_make_no_histogram_are_refused(pairs: bytes, message: str):
     with pytest.raises(ValueError, match=message):
         HistogramSketch.empty("f").add_pairs(pairs)
-    assert decode_many([b"", pairs, encode_pairs(np.array([1]))]) is None
+    assert read_many([b"", pairs, encode_pairs(np.array([1]))]) is None
 
 
 @given(st.lists(counts, max_size=5))
 def test_reading_many_is_reading_each(batches: list[np.ndarray]):
     many = [encode_pairs(np.minimum(batch, 2**31 - 1)) for batch in batches]
-    read = decode_many(many)
+    read = read_many(many)
     if read is None:
         assert len({pairs[:1] for pairs in many if pairs}) == 2
         return
     wanted = [[column.tolist() for column in decode_pairs(pairs)] for pairs in many]
-    assert [[column.tolist() for column in each] for each in read] == wanted
+    assert [[each["cell"].tolist(), each["count"].tolist()] for each in read] == wanted
+
+
+narrow = hnp.arrays(np.int64, st.integers(0, 600), elements=st.sampled_from([0, 0, 0, 0, 0, 0, 1, 255]))
+additions = st.lists(
+    st.tuples(st.sampled_from(["now", "later", "merged", "asked"]), st.one_of(narrow, wide)), max_size=40
+)
+
+
+@given(additions)
+def test_what_is_added_later_is_there_when_it_is_asked_for(drawn: list[tuple[str, np.ndarray]]):
+    total = np.zeros(600, dtype=np.int64)
+    sketch = HistogramSketch.empty("f")
+    for how, batch in drawn:
+        added = np.minimum(batch, 2**31 - 1)
+        read = read_many([encode_pairs(added)])
+        assert read is not None
+        if how == "asked":
+            assert (sketch.whole(600) == total).all()
+            continue
+        if how == "now":
+            sketch.add_pairs(encode_pairs(added))
+        elif how == "later":
+            sketch.add_later(read[0])
+        else:
+            other = HistogramSketch.empty("f")
+            other.add_later(read[0])
+            sketch.merge(other)
+        total[: len(added)] += added
+    assert (HistogramSketch.unpack("f", sketch.pack()).whole(600) == total).all()
+    assert (sketch.whole(600) == total).all()
 
 
 def test_pairs_that_do_not_rise_are_not_read_with_others():
     form = b"\0"
     first, second = (form + np.array([pair], dtype=PAIRS[form]).tobytes() for pair in [(3, 1), (0, 2)])
-    assert decode_many([first, second]) is not None
-    assert decode_many([first + second[1:]]) is None
+    assert read_many([first, second]) is not None
+    assert read_many([first + second[1:]]) is None
 
 
 @pytest.mark.parametrize("cell", [-1, 3])

@@ -172,7 +172,7 @@ def test_the_sample_is_the_same_everywhere_and_about_its_share() -> None:
 
 
 def test_offsets_of_several_panes_make_one_range_a_partition() -> None:
-    panes = [Pane(offsets={SOURCE: (10, 20)}), Pane(offsets={SOURCE: (5, 12), ("labels.v1", "l", 1): (0, 3)})]
+    panes = [Pane(_offsets={SOURCE: (10, 20)}), Pane(_offsets={SOURCE: (5, 12), ("labels.v1", "l", 1): (0, 3)})]
     found = offset_ranges(panes, lambda topic: True)
     assert [(r.topic, r.partition, r.start, r.end) for r in found] == [
         ("labels.v1", 1, 0, 4),

@@ -186,9 +186,7 @@ def _store(
             start_ms = _START_MS + pane * _PANE_MS
             watched.record.clock.observe(("predictions.v1", 0), start_ms, start_ms)
             increment = _increment(model, profile, drawn[pane % _DRAWN], start_ms, events)
-            watched.add(
-                PaneKey("1", "live", _PANE_MS, start_ms), increment, _SOURCES, late=False, dtype=model.schema.dtype
-            )
+            watched.add(PaneKey("1", "live", _PANE_MS, start_ms), increment, _SOURCES, late=False, schema=model.schema)
         _look(watched)
         for _ in range(rewrites):
             producer.begin_transaction()

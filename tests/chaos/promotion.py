@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
@@ -19,6 +18,7 @@ from streamer.events import CommandKind, Deployment, LedgerEntry, RetrainRequest
 from streamer.kafka.clients import consumer_config, producer_config
 from streamer.kafka.partitioning import partition_of
 from streamer.settings import Settings
+from tests.chaos.background import Background
 from tests.chaos.models import CARRIERS, CHALLENGER, MODELS, PANE_MS, PROMOTED, T0, VERSION
 from tests.chaos.stream import Answer, Document
 
@@ -32,7 +32,7 @@ _BUCKETS = 1_000
 _TOPICS = ("retrain-requests", "ledger", "deployments")
 
 
-class Promotion:
+class Promotion(Background):
     """Sends predictions and labels of one model without end, and takes its one rollout up to the promotion.
 
     Each wish waits for its answer and is made anew, by another id, when it was refused; promotion is wished for from
@@ -44,6 +44,7 @@ class Promotion:
     """
 
     def __init__(self, settings: Settings, seed: int, say: Callable[[str], object]) -> None:
+        super().__init__("promotion")
         self._settings = settings
         self._say = say
         self._random = Random(seed)
@@ -54,23 +55,8 @@ class Promotion:
         self._next_s = 0.0
         self._wishes = self._taken = self._sent = 0
         self._failed: list[KafkaError] = []
-        self._failure: BaseException | None = None
-        self._stopping = threading.Event()
         self._promoted = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="promotion", daemon=True)
         self.answer = Answer()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-        if self._failure is not None and error is None:
-            raise self._failure
 
     @property
     def done(self) -> bool:
@@ -86,7 +72,7 @@ class Promotion:
     def wait(self, patience_s: float) -> None:
         """Wait until the rollout is promoted, or has no more time."""
         deadline = time.monotonic() + patience_s
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        while self.running and time.monotonic() < deadline:
             if self._promoted.wait(_TICK_S):
                 return
 
@@ -113,8 +99,6 @@ class Promotion:
                 producer.poll(0)
             if producer.flush(_FLUSH_S) or self._failed:
                 raise RuntimeError(f"promotion: {len(producer)} messages not taken, {self._failed[:3]} refused")
-        except BaseException as failure:  # noqa: BLE001 - a thread's failure is the run's: it is raised there
-            self._failure = failure
         finally:
             consumer.close()
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import threading
 import time
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -18,6 +16,7 @@ from streamer.events import Command, CommandKind, RetrainRequest, encode
 from streamer.kafka.clients import consumer_config, producer_config
 from streamer.kafka.partitioning import partition_of
 from streamer.settings import Settings
+from tests.chaos.background import Background
 from tests.chaos.models import CHALLENGER, MODELS, PROMOTED
 
 _POLL_S = 0.1
@@ -31,32 +30,18 @@ LEFT_ALONE = "hasty"
 _ASKED_FOR = tuple(name for name in MODELS if name != PROMOTED)
 
 
-class Retraining:
+class Retraining(Background):
     """Reads requests and sends the commands that runs and people would; what it does is drawn from a seed.
 
     It waits for no answer, so some of what it wishes is refused: that has to be answered too.
     """
 
     def __init__(self, settings: Settings, seed: int) -> None:
+        super().__init__("retraining")
         self._settings = settings
         self._random = Random(seed)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retraining", daemon=True)
         self._due: list[tuple[float, int, Command]] = []
         self._sent = 0
-        self._failure: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-        if self._failure is not None and error is None:
-            raise self._failure
 
     def _run(self) -> None:
         topic = self._settings.topic("retrain-requests")
@@ -84,8 +69,6 @@ class Retraining:
                 producer.poll(0)
             if producer.flush(_FLUSH_S):
                 raise RuntimeError("retraining: commands were not taken")
-        except BaseException as failure:  # noqa: BLE001 - a thread's failure is the run's: it is raised there
-            self._failure = failure
         finally:
             consumer.close()
 

@@ -4,79 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
+import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from types import TracebackType
-from typing import Any, Self
 
+import psutil
 import redis
 
 from streamer.local.processes import Child
 from streamer.local.stack import Stack
 from streamer.settings import Settings
+from tests.chaos.probe import Probe
 from tests.chaos.server_clocks import set_ahead
 
-_FREEZES = 25
-# A crash with less than this at stake is put off a little.
-_AT_STAKE_BYTES = 2_000
-# For answers that were already on their way when the server was stopped, however busy the machine: one that the probe
-# has not read by then would count as not given, and what a worker was told is on disk would be cut off.
-_ON_THEIR_WAY_S = 0.5
-_KEY = "chaos:probe"
+# A crash waits so long for so much to be at stake, drawn anew each time.
+_AT_STAKE_BYTES = (2_000, 30_000)
+_PATIENCE_S = 8.0
+_TURN_S = 0.005
+_LOOK_S = 0.001
 # How far a clock is set at once. The broker's is set twice: were it ahead by the ten minutes after which the state
 # topic rolls a segment, that would be compacted, and the commits gone by which the verdict runs evaluate again.
 _SET_MS = (5_000, 90_000)
 
 
-class Probe:
-    """Asks Valkey without end to write a number and to say when it is on disk: nobody can have been told more.
-
-    The server tells all who wait for the disk in one go. So while the newest number that it has taken is
-    not answered, nothing that was written after it has been confirmed to anyone, and a crash of the machine
-    may lose it; everything before it may have been confirmed.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._url = settings.redis.url
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
-        self.asked = b""
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-
-    def _run(self) -> None:
-        client: Any = redis.Redis.from_url(self._url, socket_connect_timeout=2, socket_timeout=15, retry=None)
-        while not self._stopping.is_set():
-            self.asked = uuid.uuid4().hex.encode()
-            try:
-                pipeline = client.pipeline(transaction=False)
-                pipeline.set(_KEY, self.asked)
-                pipeline.waitaof(1, 0, 10_000)
-                pipeline.execute()
-            except redis.RedisError:
-                time.sleep(0.05)
-        client.close()
-
-
 class Servers:
     """The broker and Valkey of a stack, and the faults they can have."""
 
-    def __init__(self, stack: Stack, settings: Settings, probe: Probe, random: Random) -> None:
+    def __init__(self, stack: Stack, settings: Settings, random: Random) -> None:
         self._stack = stack
         self._settings = settings
-        self._probe = probe
         self._random = random
         self._broker_ahead_ms = self._valkey_ahead_ms = 0
 
@@ -109,7 +68,7 @@ class Servers:
     def pause(self, part: str, seconds: float) -> None:
         """Stop the process as it stands, and let it go on."""
         process = self._child(part).process
-        process.send_signal(signal.SIGSTOP)
+        _stop(process)
         time.sleep(seconds)
         process.send_signal(signal.SIGCONT)
 
@@ -141,18 +100,28 @@ class Servers:
 
     @contextmanager
     def _frozen(self) -> Iterator[int | None]:
-        """Stop Valkey while the probe waits for the disk; give how many bytes of the file may have been confirmed."""
+        """Stop Valkey while a probe waits for the disk; give how many bytes of the file may have been confirmed.
+
+        None where all of it may, because the probe's number is answered or is not in the file yet.
+        """
         process = self._child("valkey").process
-        at = -1
-        for attempt in range(_FREEZES):
-            process.send_signal(signal.SIGSTOP)
-            time.sleep(_ON_THEIR_WAY_S)
-            written = self._append_only_file().read_bytes()
-            at = written.rfind(self._probe.asked)
-            if (at >= 0 and len(written) - at >= _AT_STAKE_BYTES) or attempt == _FREEZES - 1:
-                break
-            process.send_signal(signal.SIGCONT)
-            time.sleep(self._random.uniform(0.05, 0.3))
+        path, enough = self._append_only_file(), self._random.randint(*_AT_STAKE_BYTES)
+        deadline = time.monotonic() + _PATIENCE_S
+        with Probe(self._settings) as probe:
+            while True:
+                if probe.unanswered() is None:
+                    size = path.stat().st_size
+                    probe.ask()
+                time.sleep(_TURN_S)
+                late = time.monotonic() > deadline
+                if path.stat().st_size - size < enough and not late:
+                    continue
+                _stop(process)
+                asked, written = probe.unanswered(), path.read_bytes()
+                at = -1 if asked is None else written.rfind(asked)
+                if (at >= 0 and len(written) - at >= enough) or late:
+                    break
+                process.send_signal(signal.SIGCONT)
         yield at if at >= 0 else None
 
     def _append_only_file(self) -> Path:
@@ -161,6 +130,13 @@ class Servers:
             (self._stack.root / "valkey" / "appendonlydir").glob("*.incr.aof"),
             key=lambda path: int(path.name.split(".")[-3]),
         )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process as it stands; return once it does, so that it sends and writes nothing more."""
+    process.send_signal(signal.SIGSTOP)
+    while process.poll() is None and psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(_LOOK_S)
 
 
 def resume_all(stack: Stack) -> None:

@@ -23,7 +23,7 @@ from tests.chaos.models import MODELS, PROMOTED, VERSION, publish_all
 from tests.chaos.promotion import Promotion
 from tests.chaos.retraining import Retraining
 from tests.chaos.schedule import STORM, Fault, blows
-from tests.chaos.servers import Probe, Servers, resume_all
+from tests.chaos.servers import Servers, resume_all
 from tests.chaos.stream import SDK_MODEL, TICK_S, Sending, Stream
 from tests.chaos.striking import Storm, Striking
 from tests.chaos.verdict import Findings, await_view, examine, settle
@@ -120,8 +120,8 @@ def run(stack: Stack, settings: Settings, options: Options, say: Callable[[str],
         repeating="join store emptied" not in options.faults,
     )
     crew = Crew(settings, list(options.roles), dict(options.clocks_s))
-    with Probe(settings) as probe, crew:
-        storm = Storm(settings, crew, Servers(stack, settings, probe, random), random, say)
+    with crew:
+        storm = Storm(settings, crew, Servers(stack, settings, random), random, say)
         try:
             with ThreadPoolExecutor(len(MODELS)) as pool:
                 list(pool.map(lambda config: set_champion(settings, config, VERSION), MODELS.values()))

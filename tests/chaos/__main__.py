@@ -21,11 +21,11 @@ from streamer.kafka import topics
 from streamer.local.stack import Stack
 from streamer.settings import Settings
 from streamer.telemetry import configure_logging
+from tests.chaos.progress import NotSettledError
 from tests.chaos.report import render
 from tests.chaos.schedule import OF_CLOCKS, STORM, STORM_WITHOUT_STORE, Fault
 from tests.chaos.server_clocks import can_be_wrong, to_be_set
 from tests.chaos.storm import SPLIT, WHOLE, Options, Outcome, run
-from tests.chaos.verdict import NotSettledError
 
 _DIRECTORY = Path(".driftloop/chaos")
 SEEDS = (1, 2, 3, 4, 5)

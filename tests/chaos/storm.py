@@ -20,13 +20,14 @@ from streamer.settings import Settings
 from tests.chaos.garbage import Garbage
 from tests.chaos.messages import messages_of
 from tests.chaos.models import MODELS, PROMOTED, VERSION, publish_all
+from tests.chaos.progress import settle
 from tests.chaos.promotion import Promotion
 from tests.chaos.retraining import Retraining
 from tests.chaos.schedule import STORM, Fault, blows
 from tests.chaos.servers import Servers, resume_all
 from tests.chaos.stream import SDK_MODEL, TICK_S, Sending, Stream
 from tests.chaos.striking import Storm, Striking
-from tests.chaos.verdict import Findings, await_view, examine, settle
+from tests.chaos.verdict import Findings, await_view, examine
 from tests.chaos.workers import Crew, Role
 
 _FLUSH_S = 120.0

@@ -11,12 +11,13 @@ from random import Random
 from streamer.audit.join_rebuild import rebuild
 from streamer.settings import Settings
 from tests.chaos.outage import start_without_broker
+from tests.chaos.progress import await_ingested
 from tests.chaos.schedule import OF_SERVERS, Blow
 from tests.chaos.servers import Servers
 from tests.chaos.workers import Crew, Role, role_of
 
-# So long a worker has to take over what others had under way, which is past their session, and the store stays lost.
-_TAKEN_OVER_S = 10.0
+# So long a worker has to take over what others had under way and to commit it; so long the store stays lost.
+_TAKEN_OVER_S = 120.0
 _LOST_S = (4.0, 8.0)
 
 
@@ -85,7 +86,8 @@ class Storm:
     def _empty_join_store(self) -> str:
         """Empty the store while one ingest has a flush under way, let labels wait, and make it anew.
 
-        What several ingests had under way of one id at that very moment could not be put together again.
+        What several flushes had under way of one id at that very moment could not be put together again: so all that
+        others have appended and not committed, or this one before it was last started, is first committed.
         """
         crew, settings = self._crew, self._settings
         with self._of_workers:
@@ -93,7 +95,7 @@ class Storm:
             for name in others:
                 crew.remove(name)
             crew.await_well(first)
-            time.sleep(_TAKEN_OVER_S)
+            await_ingested(settings, _TAKEN_OVER_S)
             self._servers.flush_join()
             time.sleep(self._random.uniform(*_LOST_S))
             with crew.without("ingest", "all"):

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import msgspec
 import redis
-from confluent_kafka import Consumer, TopicPartition
 
 from streamer.audit import recount
 from streamer.evaluation.evaluate_state import Committed, read_committed
-from streamer.evaluation.shard import restore_shard
-from streamer.evaluation.state_log import read_partitions
-from streamer.kafka.clients import consumer_config, librdkafka
-from streamer.kafka.offsets import patiently
 from streamer.letters.deadletters import list_letters
 from streamer.settings import Settings
 from streamer.state import Keys
@@ -25,10 +19,6 @@ from tests.chaos.garbage import MANY, Found, Garbage, hold_against
 from tests.chaos.stream import Answer
 
 _MOST_SHOWN = 20
-
-
-class NotSettledError(Exception):
-    """The workers have stopped counting before the end; the message says how much is left."""
 
 
 class Findings(msgspec.Struct, kw_only=True):
@@ -56,25 +46,6 @@ class Findings(msgspec.Struct, kw_only=True):
     amiss: list[str]
 
 
-def settle(settings: Settings, patience_s: float) -> None:
-    """Wait until what evaluate has committed reaches the end of every raw topic, in every partition of the models."""
-    ends = _raw_ends(settings)
-    properties = librdkafka(settings.kafka.properties(), scope="consumer")
-    left, progressed = sum(ends.values()) * settings.internal_partitions, time.monotonic()
-    while left:
-        time.sleep(1.0)
-        behind = 0
-        stored = read_partitions(properties, settings.topic("state"), range(settings.internal_partitions))
-        for partition, values in stored.items():
-            shard = restore_shard(partition, values)
-            reached = {place: end for place, (_id, end, _read) in shard.position.progress.items()}
-            behind += sum(max(end - reached.get(place, 0), 0) for place, end in ends.items())
-        if behind < left:
-            left, progressed = behind, time.monotonic()
-        if time.monotonic() > progressed + patience_s:
-            raise NotSettledError(f"{left:,} messages not counted, and none more in {patience_s:.0f} s")
-
-
 def await_view(settings: Settings, patience_s: float) -> list[str]:
     """Wait until the live view shows what is committed, of every model; return what it does not."""
     panes = read_committed(settings, recount.read_catalog(settings)).panes
@@ -95,20 +66,6 @@ def await_view(settings: Settings, patience_s: float) -> list[str]:
         for name in sorted(wanted.keys() | got.keys())
         if got.get(name) != wanted[name]
     ]
-
-
-def _raw_ends(settings: Settings) -> dict[tuple[str, int], int]:
-    consumer = Consumer(consumer_config(settings, group_id="chaos"))
-    try:
-        ends = {}
-        for kind in recount.KINDS:
-            topic = settings.topic(kind)
-            for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-                ask = partial(consumer.get_watermark_offsets, TopicPartition(topic, partition), timeout=10)
-                _low, ends[topic, partition] = patiently(ask, timeout_s=30)
-        return ends
-    finally:
-        consumer.close()
 
 
 def examine(settings: Settings, answer: Answer, garbage: Garbage) -> Findings:

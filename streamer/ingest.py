@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, groupby, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
@@ -23,14 +20,14 @@ from streamer.counting.rows import EventRows, Places, Rows
 from streamer.decode import Kind
 from streamer.decoding.arrow_schema import BEGIN
 from streamer.decoding.bulk_decode import BulkDecoder, Fault
-from streamer.events import Increment, ModelMark, Partial, SourceProgress
+from streamer.events import Partial, SourceProgress
 from streamer.explain import known_field
 from streamer.join.bulk import Given
 from streamer.join.labels import JoinStore
 from streamer.join.sync_rhythm import SyncRhythm
-from streamer.kafka.partitioning import partition_of
 from streamer.letters import deadletters
 from streamer.letters.notices import Notices
+from streamer.partials import messages
 from streamer.settings import Settings
 from streamer.stage import Batch, Partition, Record, Standing, resume
 
@@ -39,18 +36,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Worked out in Python, and asked for all models of every flush.
-_partition_of = lru_cache(maxsize=100_000)(partition_of)
 RAW: tuple[Kind, ...] = ("predictions", "features", "labels")
 # So many messages are dealt with at a time: what is made of them then still lies in the processor's cache.
 _SLICE = 4_000
 
 # Dead letters are kept whole until the flush, and each may be as large as a message can be.
 _MUCH_DEAD = 16_000_000
-
-_PACK = msgspec.msgpack.Encoder()
-# Well below what a producer sends and a topic takes.
-MAX_PARTIAL_BYTES = 4_000_000
 
 
 class Piece(NamedTuple):
@@ -243,32 +234,16 @@ class Ingest:
 
     def results(self, positions: dict[Partition, int]) -> Iterable[Record]:
         """One message (or what it takes) for every evaluate partition, increments or not, and the dead letters."""
-        (increments, marks, sources), tallies = self._count()
-        partitions = self._settings.internal_partitions
-        increments_of: dict[int, list[Increment]] = defaultdict(list)
-        for increment in increments:
-            increments_of[_partition_of(increment.model, partitions)].append(increment)
-        marks_of: dict[int, list[ModelMark]] = defaultdict(list)
-        for mark in marks:
-            marks_of[_partition_of(mark.model, partitions)].append(mark)
+        counted, tallies = self._count()
         progress = [
             SourceProgress(
                 p.topic, self._topic_ids[p.topic], p.number, self._progress[p], end, self._read_up_to.get(p, 0)
             )
             for p, end in positions.items()
         ]
-        for partition in range(partitions):
-            partial = Partial(
-                ingest=self._replica,
-                progress=progress,
-                partition_counts=self._counts,
-                increments=increments_of[partition],
-                marks=marks_of[partition],
-                tallies={m: t for m, t in tallies.items() if _partition_of(m, partitions) == partition},
-                sources=sources,
-            )
-            for value in _messages(partial):
-                yield Record(self._partials, value, partition=partition)
+        whole = Partial(ingest=self._replica, progress=progress, partition_counts=self._counts, sources=counted.sources)
+        for partition, value in messages(whole, counted, tallies, self._settings.internal_partitions):
+            yield Record(self._partials, value, partition=partition)
         yield from self._dead
         self._progress = positions
 
@@ -366,45 +341,3 @@ class Ingest:
         self._dead_bytes += len(value)
         telemetry.DEAD_LETTERS.labels(read.kind, known_field(field)).inc()
         self._notices.add(batch.partition.topic, batch.partition.number, batch.offsets[place], reason, field)
-
-
-def _messages(partial: Partial) -> Iterator[bytes]:
-    """Encode a flush; one that is too large for a message goes in several, and only the last lets time pass.
-
-    Counts add up, so it does not matter how they are cut; progress, marks and tallies are said once.
-    """
-    value = _PACK.encode(partial)
-    if len(value) <= MAX_PARTIAL_BYTES:
-        yield value
-        return
-    first, rest = _halves(partial.increments)
-    if not first:
-        yield value
-        return
-    part = Partial(ingest=partial.ingest, progress=[], partition_counts={}, increments=first, sources=partial.sources)
-    yield from _messages(part)
-    yield from _messages(msgspec.structs.replace(partial, increments=rest))
-
-
-def _halves(increments: list[Increment]) -> tuple[list[Increment], list[Increment]]:
-    """Cut increments into two that add up to them, a lone one by its slices; nothing first where that cannot be."""
-    half = len(increments) // 2
-    if half:
-        return increments[:half], increments[half:]
-    slices = [(key, vector) for each in increments for key, vector in each.performance.items()]
-    half = len(slices) // 2
-    if not half:
-        return [], increments
-    (whole,) = increments
-    first = Increment(
-        model=whole.model,
-        model_epoch=whole.model_epoch,
-        version=whole.version,
-        origin=whole.origin,
-        source=whole.source,
-        pane_start_ms=whole.pane_start_ms,
-        pane_ms=whole.pane_ms,
-        fingerprint=whole.fingerprint,
-        performance=dict(slices[:half]),
-    )
-    return [first], [msgspec.structs.replace(whole, performance=dict(slices[half:]))]

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamer import ingest, telemetry
+from streamer import partials, telemetry
 from streamer.counting.fold import is_sampled
 from streamer.evaluation.pane_store import in_threes
 from streamer.events import Increment, Partial
@@ -295,7 +295,7 @@ def test_values_of_a_slice_feature_beyond_the_most_frequent_of_the_reference_cou
 def test_a_flush_too_large_for_a_message_goes_in_several_and_time_passes_with_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ingest, "MAX_PARTIAL_BYTES", 2_000)
+    monkeypatch.setattr(partials, "MAX_PARTIAL_BYTES", 2_000)
     feed = Feed()
     days = 40
     feed.give(PREDICTIONS, *(prediction(prediction_id=f"p{day}", ts=T0 - day * 86_400_000) for day in range(days)))
@@ -316,7 +316,7 @@ def test_a_flush_too_large_for_a_message_goes_in_several_and_time_passes_with_th
 def test_one_pane_of_more_slices_than_a_message_holds_goes_in_several_that_add_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ingest, "MAX_PARTIAL_BYTES", 4_000)
+    monkeypatch.setattr(partials, "MAX_PARTIAL_BYTES", 4_000)
     feed = Feed()
     known = reference(config(), plans=[f"plan-{number}" for number in range(30)])
     for part, value in known.to_parts().items():

@@ -116,7 +116,7 @@ def explain_future(event: Event, record_ms: int, max_future_ms: int) -> tuple[st
 
 def explain_unknown(model: str) -> tuple[str, str]:
     """Return why an event of a model that is not configured is refused, and the field."""
-    return f"model: got {model!r}, which is not configured; driftloop models apply its file", "model"
+    return f"model: got {model!r}, which is not configured; publish its file: driftloop models apply FILE", "model"
 
 
 def known_field(field: str) -> str:

@@ -29,7 +29,7 @@ def judge(
     model = catalog.model(event.model)
     if model is None:
         return event, (
-            f"model: got {event.model!r}, which is not configured; driftloop models apply its file",
+            f"model: got {event.model!r}, which is not configured; publish its file: driftloop models apply FILE",
             "model",
         )
     return event, unusable(model, event) or explain_future(event, record_ms, max_future_ms)

@@ -16,6 +16,7 @@ from benchmarks import (
     outage,
     packing,
     pair,
+    pane_size,
     picture,
     rebalance,
     report,
@@ -28,7 +29,21 @@ from benchmarks import (
 from benchmarks.figures import write_results
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (throughput, latency, packing, pair, memory, rebalance, restart, soak, cost, sdk, outage, folding):
+for module in (
+    throughput,
+    latency,
+    packing,
+    pane_size,
+    pair,
+    memory,
+    rebalance,
+    restart,
+    soak,
+    cost,
+    sdk,
+    outage,
+    folding,
+):
     module.register(app)
 
 

@@ -126,7 +126,7 @@ class ModelClock:
 
     def _passed(self, watermark_ms: int) -> int:
         """Return the last pane end whose lateness this watermark has passed."""
-        # As `pane_start`, which a call for each partition of each model and flush makes felt.
+        # `pane_start` written out: this is asked for every partition, model and flush.
         reached_ms = watermark_ms - self.lateness_ms - 1
         return reached_ms - reached_ms % self.pane_ms if reached_ms > 0 else 0
 

@@ -144,7 +144,7 @@ def decide(
     state : as the last look, or `ended`, left it.
     look : looks come in pane order, drift and performance each in its own.
     request_open : whether the model has a request that has not ended.
-    fault_allowed : whether a person lets a fault pass now; see `under_leave`.
+    fault_allowed : whether a person lets a fault pass now; see `under_permission`.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def decide(
     at_ms = look.pane_end_ms
     if look.fault is not None or look.drift is not None:
         state = replace(state, fault=look.fault, allowed_fault=None)
-    state = under_leave(state, fault_allowed=fault_allowed)
+    state = under_permission(state, fault_allowed=fault_allowed)
     if request_open:
         return _calm(state, "raised", at_ms), None
     if state.phase == "raised":
@@ -193,7 +193,7 @@ def decide(
     ), None
 
 
-def under_leave(state: AlertState, *, fault_allowed: bool) -> AlertState:
+def under_permission(state: AlertState, *, fault_allowed: bool) -> AlertState:
     """Let the fault that stands pass, or block again once nobody allows it any more."""
     standing = state.allowed_fault if state.fault is None else state.fault
     if fault_allowed:

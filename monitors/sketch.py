@@ -31,7 +31,7 @@ MAX_CELLS = 2**22
 _CELLS_A_LARGE_ONE = 128
 # So many additions are put off at most.
 _MOST_LATER = 16
-# Beyond so many cells for each that is counted, those that are there are sorted.
+# Where there are more cells than so many for each pair, pairs are sorted by cell instead of counted in all cells.
 _CELLS_A_COUNT = 16
 _LARGEST = {np.dtype(width): int(np.iinfo(width).max) for width in (np.uint8, np.uint16, np.uint32, np.uint64)}
 
@@ -50,12 +50,16 @@ class HistogramSketch:
     Parameters
     ----------
     fingerprint : names the reference whose cells these are (`ReferenceProfile.fingerprint`).
+
+    Notes
+    -----
+    Made by `empty` and `unpack`.
     """
 
     fingerprint: str
     _counts: AnyCounts
     _large: dict[int, int] = field(default_factory=dict)
-    # Put off until somebody asks: each of a thousand sketches is then fetched into the processor's cache once for many.
+    # Added when somebody asks: each of a thousand sketches is then fetched into the processor's cache once for many.
     _later: list[Pairs] = field(default_factory=list)
 
     @classmethod

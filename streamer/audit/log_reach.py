@@ -22,12 +22,16 @@ def whole_since(settings: Settings, topic: str, ends: Mapping[int, int], *, want
     KafkaException, ReadError
         Kafka is unreachable, or the topic is missing.
     """
-    low = first_offsets(settings, topic)
+    low, newest = first_offsets(settings, topic), offsets_at(settings, topic, None)
     oldest, wanted = offsets_at(settings, topic, 0), offsets_at(settings, topic, wanted_ms)
-    # Offset 0 is the first there ever was: a partition that begins there has lost nothing, even if it is empty.
-    cut = [partition for partition, end in ends.items() if end > 0 and low.get(partition, end) > 0]
-    since = [now_ms for partition in cut if oldest.get(partition, -1) < 0]
-    young = {partition: oldest[partition] for partition in cut if oldest.get(partition, -1) == wanted.get(partition)}
+    read = {partition: end for partition, end in ends.items() if end > 0}
+    # A log that ends before what was read of it has lost its end with a broker, and nobody knows how much more.
+    since = [now_ms for partition, end in read.items() if newest.get(partition, 0) < end]
+    # Offset 0 is the first there ever was: a partition that begins there has lost nothing to retention.
+    cut = [partition for partition in read if low.get(partition, 0) > 0]
+    since += [now_ms for partition in cut if oldest.get(partition, -1) < 0]
+    left = {partition: at for partition, at in oldest.items() if partition in cut and at >= 0}
+    young = {partition: at for partition, at in left.items() if at == wanted.get(partition)}
     for message in read_ranges(settings, topic, {partition: (at, at + 1) for partition, at in young.items()}):
         since.append(message.timestamp()[1])
     return max(since, default=None)

@@ -106,9 +106,9 @@ def run(settings: Settings) -> Report:
 
 def report(counted: Recount, worker: PaneCounts) -> Report:
     """Return the outcome of holding a worker's counts against the log's."""
-    differences = compare(counted, worker)
     keys = counted.panes.keys() | worker.keys()
     spans = Spans(keys)
+    differences = compare(counted, worker, spans)
     compared = {key for key in keys if counted.is_kept(spans.key(key))}
     return Report(
         equal=not differences,
@@ -236,14 +236,15 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, bool | str) and abs(value) <= sys.float_info.max
 
 
-def compare(counted: Recount, worker: PaneCounts) -> list[Difference]:
+def compare(counted: Recount, worker: PaneCounts, spans: Spans | None = None) -> list[Difference]:
     """Return where a worker's counts are not the log's; what one side does not have is zero.
 
     The log is counted in panes of the model's present width; workers keep those of a former one as they were. Where
     both are, what all of a span's hold together is compared. Panes and spans that begin below their model's floor
     are passed over: workers forget them.
     """
-    spans = Spans(counted.panes.keys() | worker.keys())
+    if spans is None:
+        spans = Spans(counted.panes.keys() | worker.keys())
     truth, counts = spans.add_up(counted.panes), spans.add_up(worker)
     differences = []
     for key in sorted(truth.keys() | counts.keys()):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 from rich.markup import escape
 
 from streamer.cli.failures import CommandError
 from streamer.cli.present import Json, console, count, length, moment, plain_table, write_json
 from streamer.cli.surroundings import require_kafka, settings
+
+if TYPE_CHECKING:
+    from streamer.audit.recount import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +46,7 @@ def recount(as_json: Json = False) -> None:
             f"widths{left_out if report.left_out else ''}"
         )
     if report.equal:
-        typer.echo("equal: the workers have exactly what the log says")
+        typer.echo(_equal(report))
         return
     names = ("MODEL", "VERSION", "ORIGIN", "PANE (UTC)", "LONG", "COUNT", "LOG", "WORKERS")
     table = plain_table(*names, right=("LOG", "WORKERS"))
@@ -61,6 +66,14 @@ def recount(as_json: Json = False) -> None:
         "" if report.log_is_whole else "; the log has lost its beginning to retention, so the workers rightly have more"
     )
     raise CommandError(f"{report.n_differences} counts differ{why}")
+
+
+def _equal(report: Report) -> str:
+    if not report.left_out:
+        return "equal: the workers have exactly what the log says"
+    if not report.compared:
+        return "nothing could be compared: all there is was left out"
+    return "equal as far as it could be compared"
 
 
 def _few(values: list[float]) -> str:

@@ -74,7 +74,8 @@ class Folder:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was gathered since the last flush."""
+        """Forget what was gathered since the last flush; references are looked at anew."""
+        self._streams.next_flush()
         self._binned: dict[str, list[Binned]] = {"predictions": [], "features": [], "labels": []}
         self._seen: list[Binned] = []
         self._contributions: list[Contribution] = []
@@ -123,9 +124,9 @@ class Folder:
             count(slots, pieces)
         self._count_contributions(slots)
         found = marks(self._streams.heads, self._seen, slots.sources)
+        sources = list(slots.sources)
         self.clear()
-        self._streams.next_flush()
-        return Counted(list(slots.made.values()), found, list(slots.sources))
+        return Counted(list(slots.made.values()), found, sources)
 
     def stream(self, number: int) -> Stream:
         """Return what a number in a `Binned` stands for, until the flush is over."""

@@ -24,12 +24,12 @@ from streamer.events import Origin
 _MAX_STREAMS = 200_000
 _MAX_REPLACED = 10_000
 _UNWATCHED = Watched({}, {})
-# Of so many versions, origins and sources the numbers of all models are kept from flush to flush.
-_MAX_FLEETS = 100
+# For so many combinations of version, origin and source the numbers of all models are kept from flush to flush.
+_MAX_COMBINATIONS = 100
 
 
 class Head(NamedTuple):
-    """What is asked of a stream in every flush, in one place: of a thousand streams little else is near.
+    """What is asked of a stream in every flush, kept together: with a thousand, each further object is a cache miss.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class Streams:
         return self._facts
 
     def next_flush(self) -> None:
-        """Look at models and references anew, and forget everything if much of it is of the past.
+        """Have the next number look at references anew, and forget everything if much of it is of the past.
 
         Numbers given so far then mean nothing.
         """
@@ -158,7 +158,7 @@ class Streams:
         if self._begun:
             return
         self._begun, as_of = True, self._ask_as_of()
-        if as_of != self._as_of or len(self._by_fleet) > _MAX_FLEETS:
+        if as_of != self._as_of or len(self._by_fleet) > _MAX_COMBINATIONS:
             self._as_of = as_of
             self._looked_up = {}
             self._earlier, self._by_fleet = self._by_fleet, {}
@@ -193,7 +193,7 @@ class Streams:
         return found
 
     def _renewed(self, key: tuple[str, Origin, str], models: Fleet) -> _Numbers:
-        """Return what numbers models had in the flush before, but for those whose reference is another now; −1 then."""
+        """Return the numbers models had before references changed, but for those whose own is another now; −1 then."""
         earlier, (version, _origin, source) = self._earlier.get(key), key
         if earlier is None or earlier.models is not models:
             return _Numbers(models, np.full(len(models), -1, dtype=np.int64))

@@ -10,7 +10,7 @@ import structlog
 
 from monitors import lifecycle
 from monitors.panes import Source
-from monitors.policy import Look, ended, under_leave
+from monitors.policy import Look, ended, under_permission
 from streamer.catalog import Catalog, Model
 from streamer.evaluation import effects, looks
 from streamer.evaluation.model_record import FAULTS, ModelRecord, Watched
@@ -178,7 +178,7 @@ class Author:
         )
         if command.kind == "allow" and answered.outcome == "accepted":
             # At once: the retraining that was blocked goes by the fault kept here.
-            record.alert = under_leave(record.alert, fault_allowed=_is_allowed(record, now_ms))
+            record.alert = under_permission(record.alert, fault_allowed=_is_allowed(record, now_ms))
         self.effects.append(effects.answer_record(self._settings, shard.index, record, command, answered, now_ms))
         log.info("answered", model=model.name, kind=command.kind, outcome=answered.outcome, reason=answered.reason)
         if record.life.rollout is not had_rollout:
@@ -190,7 +190,7 @@ class Author:
         self.note(shard, watched, transitions)
 
     def expire(self, shard: Shard, now_ms: int) -> list[tuple[Watched, Exception]]:
-        """Fail what has stood too long, ask again what nobody has accepted, end a leave, and page silent streams.
+        """Fail what has stood too long, publish again what nobody has accepted, end permissions, page silent streams.
 
         Returns
         -------
@@ -208,18 +208,19 @@ class Author:
             try:
                 if heard_ms is not None:
                     self._watch_silence(model, watched, heard_ms)
-                self._hold_to_leave(shard, watched)
+                self._end_permission(watched, now_ms)
                 self._hold_to_deadlines(shard, model, watched, now_ms)
             except FAULTS as error:
                 failed.append((watched, error))
         return failed
 
     @staticmethod
-    def _hold_to_leave(shard: Shard, watched: Watched) -> None:
+    def _end_permission(watched: Watched, now_ms: int) -> None:
         """Let a data fault block again once the time a person allowed it for is over."""
         record = watched.record
-        if record.alert.allowed_fault is not None and not _is_allowed(record, shard.position.now_ms):
-            record.alert = under_leave(record.alert, fault_allowed=False)
+        if record.alert.allowed_fault is not None and not _is_allowed(record, now_ms):
+            log.warning("fault_allowed_no_more", model=record.name, fault=record.alert.allowed_fault)
+            record.alert = under_permission(record.alert, fault_allowed=False)
             watched.changed, watched.shown = True, False
 
     def _hold_to_deadlines(self, shard: Shard, model: Model, watched: Watched, now_ms: int) -> None:

@@ -78,6 +78,10 @@ class Pane:
     @property
     def offsets(self) -> dict[Source, tuple[int, int]]:
         """The first and the last offset of its events, by partition."""
+        self._settle()
+        return self._offsets
+
+    def _settle(self) -> None:
         later, self._offsets_later = self._offsets_later, []
         for sources, offsets in later:
             for at, first, last in in_threes(offsets):
@@ -87,7 +91,6 @@ class Pane:
                     self._offsets[source] = (first, last)
                 elif first < held[0] or last > held[1]:
                     self._offsets[source] = (min(held[0], first), max(held[1], last))
-        return self._offsets
 
     @property
     def events(self) -> int:
@@ -139,7 +142,7 @@ class Pane:
             )
         self._offsets_later.append((sources, offsets))
         if len(self._offsets_later) >= _MOST_LATER:
-            _ = self.offsets
+            self._settle()
 
     def counts(self, profile: ReferenceProfile, *, late: bool) -> IntArray:
         """Return (cells of all features,) counts in the profile's layout: on time alone, or with the late ones."""
@@ -235,7 +238,7 @@ def decode_pane(parts: Mapping[int, bytes]) -> Pane:
 
 def offset_ranges(panes: Iterable[Pane], kinds: Callable[[str], bool]) -> list[OffsetRange]:
     """Return the offsets that hold these panes' events, one range a partition of the topics `kinds` accepts."""
-    spans: dict[tuple[str, str, int], tuple[int, int]] = {}
+    spans: dict[Source, tuple[int, int]] = {}
     for pane in panes:
         for source, (first, last) in pane.offsets.items():
             if kinds(source[0]):

@@ -26,7 +26,7 @@ from streamer.stage import Record, StepFailed
 
 
 class Known(NamedTuple):
-    """What every increment of a model is added by, in one place: of a thousand models little else is near."""
+    """What every increment of a model is added by, together: with a thousand, each further object is a cache miss."""
 
     watched: Watched
     retention_ms: int

@@ -73,8 +73,10 @@ def _config(name: str, document: dict[str, Any]) -> ModelConfig:
         "policy": {"consecutive": 2, "cooldown": "5m", "performance_window": "10m"},
         "canary": {"steps": [50], "control_percent": 10},
     }
+    # Longer than a clock is set ahead by: when that passes a deadline is told by whoever reads, and not by the log.
+    deadlines = {"republish": "1h", **document.get("deadlines", {})}
     labels = {"maturity": "2m", "min_labels": 10, "min_coverage": 0.3, **document.get("labels", {})}
-    return parse_model({**common, **document, "labels": labels}, "tests/chaos/models.py")
+    return parse_model({**common, **document, "labels": labels, "deadlines": deadlines}, "tests/chaos/models.py")
 
 
 MODELS: dict[str, ModelConfig] = {name: _config(name, document) for name, document in _DOCUMENTS.items()}

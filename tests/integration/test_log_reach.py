@@ -57,7 +57,8 @@ def test_a_log_that_retention_has_cut_tells_since_when_it_is_whole(settings: Set
     assert since(at_ms + 1, 3, 3) is None, "nothing that old is wanted"
     cut(settings, topic, 1, 3)
     assert since(0, 3, 3) == NOW_MS
-    assert since(0, 0, 0, 3) is None, "an empty partition to which nothing was ever written has lost nothing"
+    assert since(0, 0, 0, 0) is None, "a partition to which nothing was ever written has lost nothing"
+    assert since(0, 0, 0, 3) == NOW_MS, "what was read of it is there no more"
 
 
 def test_of_a_partition_that_the_topic_no_longer_has_all_is_missing(settings: Settings) -> None:

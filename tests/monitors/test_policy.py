@@ -22,7 +22,7 @@ from monitors.policy import (
     decide,
     ended,
     look_alpha,
-    under_leave,
+    under_permission,
 )
 
 PANE = 100
@@ -132,8 +132,8 @@ def test_an_allowed_fault_blocks_nothing_and_is_kept_until_it_is_gone():
     look = performance(2, 0.3)
     allowed, decision = decide(policy, state, look, request_open=False, fault_allowed=True)
     assert (allowed.fault, allowed.allowed_fault, decision) == (None, "x: missing_burst", Decision("performance", 200))
-    assert under_leave(allowed, fault_allowed=False).fault == "x: missing_burst"
-    blocked, decision = decide(policy, under_leave(state, fault_allowed=True), look, request_open=False)
+    assert under_permission(allowed, fault_allowed=False).fault == "x: missing_burst"
+    blocked, decision = decide(policy, under_permission(state, fault_allowed=True), look, request_open=False)
     assert (blocked.fault, blocked.allowed_fault, decision) == ("x: missing_burst", None, None)
     gone, _ = decide(policy, allowed, drift(3, 0.0), request_open=False, fault_allowed=True)
     assert (gone.fault, gone.allowed_fault) == (None, None)

@@ -58,6 +58,14 @@ def test_equal_counts_are_said_to_be(found: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("compared", "words"),
+    [(9_000, "equal as far as it could be compared"), (0, "nothing could be compared: all there is was left out")],
+)
+def test_what_was_left_out_is_not_said_to_be_equal(found: Any, compared: int, words: str) -> None:
+    assert found(compared=compared, left_out=23).output.splitlines()[-1] == words
+
+
 def test_each_difference_has_a_line_of_where_it_is_and_what_was_wanted_and_got(found: Any) -> None:
     result = found(AGE, EVENTS)
     assert result.exit_code == 1

@@ -26,7 +26,7 @@ from streamer.counting.lanes import number_cells
 from streamer.evaluation.pane_store import Pane, Source, decode_pane, encode_pane, in_threes, offset_ranges
 from streamer.events import FeatureLog, Increment, Prediction
 from streamer.models import ModelConfig, parse_model
-from tests.streamer.logs import PANE, T0, catalog_of, config, contribution, predictions, rows_of
+from tests.streamer.logs import PANE, T0, catalog_of, config, contribution, predictions, reference, rows_of
 
 SOURCE = ("predictions.v1", "id", 0)
 
@@ -349,3 +349,19 @@ def test_columns_fall_into_the_cells_that_each_value_falls_into(values: Any, dat
         missing = isinstance(value, float) and math.isnan(value) and isinstance(values, np.ndarray)
         wanted = [number_cells(table, [value], np.array([1])).tolist()[0], texts[None if missing else value], NO_CELL]
         assert cell == wanted[at]
+
+
+def test_what_is_taken_back_before_it_was_counted_is_counted_by_the_references_there_are_then() -> None:
+    catalog = Catalog()
+    model = config()
+    catalog.put_model(model.name, model.to_json())
+    folder = Folder(catalog)
+    events = rows_of(catalog, predictions(0, 3), SOURCE[0], [0, 1, 2])
+    folder.predictions(events)
+    for part, value in reference(model).to_parts().items():
+        catalog.put_reference(f"churn/1/{part}", value)
+    folder.clear()
+    folder.predictions(events)
+    profile = catalog.reference("churn", "1")
+    assert profile is not None
+    assert {increment.fingerprint for increment in folder.counted().increments} == {profile.fingerprint}

@@ -65,6 +65,7 @@ def test_of_a_partition_that_the_topic_no_longer_has_all_is_missing(settings: Se
     def since(ends: Mapping[int, int]) -> int | None:
         return whole_since(settings, settings.topic("labels"), ends, wanted_ms=0, now_ms=NOW_MS)
 
+    write(settings, settings.topic("labels"), 0, 0, 0)
     assert since({0: 3, 99: 3}) == NOW_MS
     assert since({0: 3, 99: 0}) is None
 

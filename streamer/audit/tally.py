@@ -20,7 +20,7 @@ from streamer.counting.fold import is_sampled
 from streamer.decode import Event
 from streamer.evaluation.evaluate_state import CountKey, PaneCounts
 from streamer.events import FeatureLog, Label, Prediction
-from streamer.join.records import EXPIRY_GRAIN_MS
+from streamer.join.records import EXPIRY_GRAIN_MS, MAX_OF_A_KIND
 
 # Model, version, origin, pane start in ms, kind, name; all of a model's panes have its present width.
 Key = tuple[str, str, str, int, str, str]
@@ -149,13 +149,14 @@ class Tally:
 
     def _count_joined(self, model: Model, places: list[Place]) -> None:
         """Count the predictions among what is known of an id, with its effective label, in the slices they are in."""
-        labels = [place for place in places if isinstance(place.event, Label)]
+        # A record has room for so many; what the log has after them is not joined.
+        labels = [place for place in places if isinstance(place.event, Label)][:MAX_OF_A_KIND]
         if not labels:
             return
         label: Label = max(labels, key=lambda place: (place.event.revision, place.event.ts, place[1:4])).event
         if label.deleted:
             return
-        logs = [place for place in places if isinstance(place.event, FeatureLog)]
+        logs = [place for place in places if isinstance(place.event, FeatureLog)][:MAX_OF_A_KIND]
         logged = {name: _newest(logs, name) for name in _logged(model)}
         for place in places:
             event: Any = place.event

@@ -20,6 +20,7 @@ from streamer.evaluation.evaluate_state import CountKey, PaneCounts
 from streamer.events import Partial
 from streamer.ingest import Ingest
 from streamer.join.labels import JoinStore
+from streamer.join.records import MAX_OF_A_KIND
 from streamer.stage import Batch, Partition, Standing
 from streamer.state import Keys
 from tests.streamer.logs import PANE, SETTINGS, T0, catalog_of, config
@@ -229,6 +230,15 @@ def random_log(random: Random, task: str, mode: str) -> Log:
                 event |= {"previous": random.choice(said)} if random.random() < 0.2 else {}
         log[kind][random.randrange(2)].append(event)
     return log
+
+
+def test_of_more_labels_than_a_record_has_room_for_the_first_are_counted_as_ingest_does() -> None:
+    catalog = catalog_of(config(labels={"horizon": "1d"}))
+    labels = [label(ts=T0 + number, label=number < MAX_OF_A_KIND) for number in range(MAX_OF_A_KIND + 3)]
+    log: Log = {"predictions": [[prediction()], []], "features": [[], []], "labels": [labels, []]}
+    truth = Recount(panes=tallied(catalog, log).panes())
+    for seed in range(5):
+        assert compare(truth, ingested(catalog, log, Random(seed))) == []
 
 
 def ingested(catalog: Catalog, log: Log, random: Random, changed: bytes | None = None) -> PaneCounts:

@@ -467,6 +467,27 @@ def test_an_allowed_fault_whose_time_is_over_blocks_looks_at_performance_before_
     assert [request["kind"] for request in player.values("retrain-requests.v1")] == ["performance"]
 
 
+def test_a_permission_ends_once_commands_have_been_read_that_far(monkeypatch: Any) -> None:
+    log = Log(catalog_of(config()))
+    for pane in range(3):
+        log.flush(faulty(pane))
+    log.quiet(30)
+    until_ms = log.now_ms + 25_000
+    log.command("allow", "churn", until_ms=until_ms)
+    player = played(log, monkeypatch)
+    shard = player.evaluate._shards[0]
+    record = shard.models["churn"].record
+
+    def fault(read_up_to_ms: int) -> str | None:
+        shard.expired_ms = 0
+        player.evaluate._author.expire(shard, read_up_to_ms)
+        return record.alert.fault
+
+    shard.position.now_ms = until_ms + 10_000
+    assert fault(until_ms - 1) is None, "a longer permission may be among the commands that were not read"
+    assert "plan" in (fault(until_ms) or "")
+
+
 def test_state_and_group_must_agree_on_what_is_applied(monkeypatch: Any) -> None:
     player = played(drifting(config()), monkeypatch)
     player.committed[COMMANDS] = 5
